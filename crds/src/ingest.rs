@@ -1,0 +1,210 @@
+//! `spec.ingest`: how records are received, buffered and staged.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscalerBehavior, core::v1::ResourceRequirements};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    reference::SecretRef,
+    units::{Size, Span},
+};
+
+/// How records are received, buffered and staged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))")
+    .message("replicas and autoscaling exclude each other: keep one"))]
+pub struct IngestSpec {
+    /// Pods. Default: 2, unless `autoscaling` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<i32>,
+    /// Let a HorizontalPodAutoscaler choose the number of pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingSpec>,
+    /// What an answer promises unless the request asks for the other. Default: `Durable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<Ack>,
+    /// Whether streams may share staged objects. Default: `Adaptive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Objects>,
+    /// When a stream is written to the bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush: Option<FlushSpec>,
+    /// How much may wait to be written before requests are turned away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueSpec>,
+    /// PUT requests per second and pod. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3500))]
+    pub max_puts_per_second: Option<u32>,
+    /// Which timestamps are accepted; each day of them is a partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp_window: Option<TimestampWindowSpec>,
+    /// Bounds of one request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestsSpec>,
+    /// How long stopping may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainSpec>,
+    /// Serve TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+    /// The Service in front of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceSpec>,
+    /// Resources of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// Bounds and target of the HorizontalPodAutoscaler.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.min) || self.min <= self.max").message("min must not exceed max"))]
+pub struct AutoscalingSpec {
+    /// Fewest pods. Default: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub min: Option<i32>,
+    /// Most pods.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max: i32,
+    /// Percent of the CPU request that pods are held at. Default: 70.
+    #[serde(default, rename = "targetCPUUtilization", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub target_cpu_utilization: Option<i32>,
+    /// How fast to scale up and down. Default: that of Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behavior: Option<HorizontalPodAutoscalerBehavior>,
+}
+
+/// What an answer promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Ack {
+    /// The records are in the bucket.
+    #[default]
+    Durable,
+    /// The records are in the pod's memory: faster, and lost if the pod is killed.
+    Memory,
+}
+
+/// Whether streams may share staged objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Objects {
+    /// Small streams share objects when each having its own would exceed `maxPutsPerSecond`.
+    #[default]
+    Adaptive,
+    /// Never; over the budget the flush age stretches. For bucket policies per tenant.
+    PerService,
+}
+
+/// When a stream (one project and service) is written to the bucket: whichever comes first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FlushSpec {
+    /// Bytes of uncompressed rows. Default: `8Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<Size>,
+    /// Records. Default: 100000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_records: Option<u64>,
+    /// Age of the oldest record. Default: `500ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Span>,
+}
+
+/// How much may wait in a pod before requests are turned away with 429 or 503.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueSpec {
+    /// Bytes of uncompressed rows. Default: `128Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<Size>,
+    /// Requests. Default: 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_requests: Option<u32>,
+    /// Percent of both that one tenant may take. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub tenant_share_percent: Option<u8>,
+    /// Streams (projects times services) that one tenant may have open. Default: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_streams_per_tenant: Option<u32>,
+}
+
+/// Which timestamps are accepted, from the time of receipt. A record past its tenant's retention is refused anyhow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TimestampWindowSpec {
+    /// How old. Default: `30d`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past: Option<Span>,
+    /// How far ahead. Default: `1h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub future: Option<Span>,
+}
+
+/// Bounds of one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestsSpec {
+    /// Bytes of the body as sent. Default: `16Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<Size>,
+    /// Bytes of the body once decompressed. Default: `64Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_expanded_bytes: Option<Size>,
+}
+
+/// How long stopping may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainSpec {
+    /// Wait between not being ready and refusing connections, so that load balancers notice. Default: `5s`
+    /// (none under `spillway up`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<Span>,
+    /// From then until everything buffered must be in the bucket. Default: `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Span>,
+}
+
+/// Serve TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSpec {
+    /// Secret of type `kubernetes.io/tls`.
+    pub secret_ref: SecretRef,
+}
+
+/// The Service in front of the ingest pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Default: `ClusterIP`.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_: Option<ServiceType>,
+    /// Annotations, for instance for a cloud's load balancer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Kind of Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceType {
+    /// Inside the cluster only.
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    /// On a port of every node.
+    NodePort,
+    /// Behind the cloud's load balancer.
+    LoadBalancer,
+}

@@ -1,0 +1,107 @@
+//! The `LogPipeline` object itself.
+//!
+//! Every setting is optional and stays unset when the user left it out: the defaults are named here and live with
+//! the settings files in `spillway_model`, not in the CRD. An object so holds what its user wrote, and a new default changes no
+//! stored object.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clickhouse::ClickHouseSpec, ingest::IngestSpec, schema::SchemaSpec, status::LogPipelineStatus, storage::StorageSpec,
+    syncer::SyncerSpec, tenants::TenantSpec,
+};
+
+/// A way for logs from many tenants into ClickHouse: received, staged in S3, loaded exactly once.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(test, kube(cel))]
+#[kube(
+    group = "spillway.dev",
+    version = "v1alpha1",
+    kind = "LogPipeline",
+    plural = "logpipelines",
+    singular = "logpipeline",
+    shortname = "lp",
+    category = "spillway",
+    namespaced,
+    derive = "PartialEq",
+    status = "LogPipelineStatus",
+    doc = "A way for logs from many tenants into ClickHouse: received, staged in S3, loaded exactly once.",
+    scale(
+        spec_replicas_path = ".spec.ingest.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether records are received and loaded"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready or not"
+    ),
+    printcolumn(
+        name = "Backlog",
+        type_ = "integer",
+        json_path = ".status.backlog.objects",
+        description = "Staged objects that are not loaded yet"
+    ),
+    printcolumn(
+        name = "Lag",
+        type_ = "string",
+        json_path = ".status.lag",
+        description = "Age of the oldest record that is not loaded yet"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+pub struct LogPipelineSpec {
+    /// Container image. Default: the operator's own version when the pipeline was created (`status.image`), so
+    /// that upgrading the operator restarts nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub image: Option<String>,
+    /// Where staged objects live.
+    #[serde(default)]
+    pub storage: StorageSpec,
+    /// The server that the rows end up in.
+    #[serde(default)]
+    pub clickhouse: ClickHouseSpec,
+    /// The table and its views.
+    #[serde(default)]
+    pub schema: SchemaSpec,
+    /// How records are received, buffered and staged.
+    #[serde(default)]
+    pub ingest: IngestSpec,
+    /// How staged objects are loaded.
+    #[serde(default)]
+    pub syncer: SyncerSpec,
+    /// Who may send.
+    #[serde(default)]
+    #[schemars(length(max = 1000))]
+    pub tenants: Vec<TenantSpec>,
+    /// What becomes of bucket and tables when the pipeline is deleted. Default: `Retain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+    /// The operator leaves everything as it is. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// Ingest is drained and scaled to zero, the syncer empties the backlog, then stops. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+}
+
+/// What becomes of bucket and tables when the pipeline is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Both stay; an event says what was kept.
+    #[default]
+    Retain,
+    /// Staged objects and tables are deleted.
+    Delete,
+}

@@ -1,0 +1,48 @@
+//! `spec.syncer`: how staged objects are loaded.
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Size, Span};
+
+/// How staged objects are loaded into ClickHouse.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncerSpec {
+    /// Pause between listings while there is work. Default: `500ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Span>,
+    /// Longest pause between listings while there is none. Default: `500ms`; more saves LIST requests and costs lag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_interval: Option<Span>,
+    /// Batches inserted at the same time. Default: 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub concurrency: Option<u32>,
+    /// When a batch is full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchSpec>,
+    /// How long loaded objects are kept before they are deleted. Default: `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_grace: Option<Span>,
+    /// Resources of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// When a batch is full. One batch is one INSERT.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchSpec {
+    /// Rows. Default: 200000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_rows: Option<u64>,
+    /// Bytes of uncompressed rows. Default: `128Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<Size>,
+    /// Longest wait for a batch to fill up. Default: `0s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Span>,
+}

@@ -1,0 +1,139 @@
+//! `spec.ingest`, checked.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscalerBehavior, core::v1::ResourceRequirements};
+
+use super::{Problem, read::Reader};
+use crate::ingest::{Ack, AutoscalingSpec, IngestSpec, Objects, ServiceType};
+
+/// How records are received, buffered and staged. `None`: the settings' default.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Ingest {
+    pub scale: Scale,
+    pub ack: Ack,
+    pub objects: Objects,
+    /// Bytes of uncompressed rows.
+    pub flush_max_bytes: Option<u64>,
+    pub flush_max_records: Option<u64>,
+    pub flush_max_age: Option<Duration>,
+    pub queue_max_bytes: Option<u64>,
+    pub queue_max_requests: Option<u32>,
+    pub tenant_share_percent: Option<u8>,
+    pub max_streams_per_tenant: Option<u32>,
+    pub max_puts_per_second: Option<u32>,
+    pub window_past: Option<Duration>,
+    pub window_future: Option<Duration>,
+    pub request_max_bytes: Option<u64>,
+    pub request_max_expanded_bytes: Option<u64>,
+    pub drain_settle: Option<Duration>,
+    pub drain_deadline: Option<Duration>,
+    /// Name of the Secret with certificate and key.
+    pub tls: Option<String>,
+    pub service_type: ServiceType,
+    pub service_annotations: BTreeMap<String, String>,
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// Who chooses the number of pods.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scale {
+    /// The user.
+    Fixed(i32),
+    /// A HorizontalPodAutoscaler.
+    Auto { min: i32, max: i32, target_cpu_utilization: i32, behavior: Option<HorizontalPodAutoscalerBehavior> },
+}
+
+pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
+    let IngestSpec {
+        replicas,
+        autoscaling,
+        ack,
+        objects,
+        flush,
+        queue,
+        max_puts_per_second,
+        timestamp_window,
+        requests,
+        drain,
+        tls,
+        service,
+        resources,
+    } = spec;
+    let flush = flush.clone().unwrap_or_default();
+    let queue = queue.clone().unwrap_or_default();
+    let window = timestamp_window.clone().unwrap_or_default();
+    let requests = requests.clone().unwrap_or_default();
+    let drain = drain.clone().unwrap_or_default();
+    let service = service.clone().unwrap_or_default();
+    for (path, value, most) in [
+        ("spec.ingest.maxPutsPerSecond", max_puts_per_second.map(u64::from), 3500),
+        ("spec.ingest.flush.maxRecords", flush.max_records, u64::from(u32::MAX)),
+        ("spec.ingest.queue.maxRequests", queue.max_requests.map(u64::from), u64::from(u32::MAX)),
+        ("spec.ingest.queue.tenantSharePercent", queue.tenant_share_percent.map(u64::from), 100),
+        ("spec.ingest.queue.maxStreamsPerTenant", queue.max_streams_per_tenant.map(u64::from), u64::from(u32::MAX)),
+    ] {
+        if let Some(value) = value {
+            reader.range(path, value, 1, most);
+        }
+    }
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (ms, minutes) = (Duration::from_millis, |n: u64| Duration::from_secs(60 * n));
+    let flush_max_bytes = reader.size("spec.ingest.flush.maxBytes", flush.max_bytes.as_ref(), 1 << 10, 256 << 20);
+    let queue_max_bytes = reader.size("spec.ingest.queue.maxBytes", queue.max_bytes.as_ref(), 1 << 20, 64 << 30);
+    Ingest {
+        scale: check_scale(reader, *replicas, autoscaling.as_ref()),
+        ack: ack.unwrap_or_default(),
+        objects: objects.unwrap_or_default(),
+        flush_max_bytes,
+        flush_max_records: flush.max_records,
+        flush_max_age: reader.span("spec.ingest.flush.maxAge", flush.max_age.as_ref(), ms(1), minutes(10)),
+        queue_max_bytes,
+        queue_max_requests: queue.max_requests,
+        tenant_share_percent: queue.tenant_share_percent,
+        max_streams_per_tenant: queue.max_streams_per_tenant,
+        max_puts_per_second: *max_puts_per_second,
+        window_past: reader.span("spec.ingest.timestampWindow.past", window.past.as_ref(), minutes(1), 3650 * DAY),
+        window_future: reader.span("spec.ingest.timestampWindow.future", window.future.as_ref(), ms(0), 31 * DAY),
+        request_max_bytes: reader.size(
+            "spec.ingest.requests.maxBytes",
+            requests.max_bytes.as_ref(),
+            1 << 10,
+            1 << 30,
+        ),
+        request_max_expanded_bytes: reader.size(
+            "spec.ingest.requests.maxExpandedBytes",
+            requests.max_expanded_bytes.as_ref(),
+            1 << 10,
+            4 << 30,
+        ),
+        drain_settle: reader.span("spec.ingest.drain.settle", drain.settle.as_ref(), ms(0), minutes(10)),
+        drain_deadline: reader.span("spec.ingest.drain.deadline", drain.deadline.as_ref(), ms(100), minutes(60)),
+        tls: tls.as_ref().map(|tls| tls.secret_ref.name.clone()),
+        service_type: service.type_.unwrap_or_default(),
+        service_annotations: service.annotations,
+        resources: resources.clone(),
+    }
+}
+
+fn check_scale(reader: &mut Reader, replicas: Option<i32>, autoscaling: Option<&AutoscalingSpec>) -> Scale {
+    let Some(AutoscalingSpec { min, max, target_cpu_utilization, behavior }) = autoscaling else {
+        let replicas = replicas.unwrap_or(2);
+        reader.range("spec.ingest.replicas", u64::try_from(replicas).unwrap_or(u64::MAX), 0, 1000);
+        return Scale::Fixed(replicas);
+    };
+    if replicas.is_some() {
+        reader.refuse("spec.ingest.replicas", Problem::Exclusive { other: "spec.ingest.autoscaling" });
+    }
+    let (min, max, target) = (min.unwrap_or(2).min(*max), *max, target_cpu_utilization.unwrap_or(70));
+    for (path, value, most) in [
+        ("spec.ingest.autoscaling.max", max, 1000),
+        ("spec.ingest.autoscaling.min", autoscaling.and_then(|a| a.min).unwrap_or(min), max),
+        ("spec.ingest.autoscaling.targetCPUUtilization", target, 100),
+    ] {
+        let (value, most) = (u64::try_from(value).unwrap_or(0), u64::try_from(most).unwrap_or(0));
+        reader.range(path, value, 1, most);
+    }
+    Scale::Auto { min, max, target_cpu_utilization: target, behavior: behavior.clone() }
+}
