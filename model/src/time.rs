@@ -422,7 +422,7 @@ mod tests {
         let cases: &[(&str, TimeError)] = &[
             ("", TimeError::Shape),
             ("yesterday", TimeError::Shape),
-            ("1769903999", TimeError::NoSuchInstant),
+            ("1769903999", TimeError::Shape),
             ("2026-1-31", TimeError::Shape),
             ("2026-01-31T", TimeError::Shape),
             ("2026-01-31T23:59:59.Z", TimeError::Shape),
