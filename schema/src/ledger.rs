@@ -1,0 +1,239 @@
+//! What the syncer asks the server about its batches, and how it inserts them: statements, settings, and
+//! the rows that come back. The table itself is the ledger: `(batch_id, batch_row)` names a row in it.
+
+use serde::Deserialize;
+use spillway_model::{COLUMNS, Day};
+
+use crate::client::Settings;
+use crate::preflight::Server;
+use crate::spec::{SchemaSpec, Topology};
+use crate::sql::{ident, literal, literals};
+
+/// A record batch may touch this many partitions. Batches are planned a few wide; the server's default of
+/// 100 would refuse one whose records are old, for which ClickHouse has no better answer than we have.
+const MAX_PARTITIONS: u32 = 1_000;
+
+/// Days of record timestamps, both included; every question is limited to them, so that the server opens
+/// only these partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DayRange {
+    /// First day, UTC.
+    pub first: Day,
+    /// Last day, UTC.
+    pub last: Day,
+}
+
+impl DayRange {
+    /// The condition on the table's partition key.
+    #[must_use]
+    pub fn condition(self) -> String {
+        format!(
+            "toDate(timestamp) BETWEEN {} AND {}",
+            literal(&self.first.date()),
+            literal(&self.last.date())
+        )
+    }
+}
+
+/// A statement that is running now.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Running {
+    /// Its id on this server.
+    pub query_id: String,
+    /// The id it was given by us.
+    pub log_comment: String,
+    /// Seconds.
+    pub elapsed: f64,
+}
+
+/// Which of our statements are running. A server (or a front before it) that gives ids of its own still
+/// shows the `log_comment`, so both are compared.
+pub fn running<'a>(spec: &SchemaSpec, query_ids: impl IntoIterator<Item = &'a str>) -> String {
+    let ids = literals(query_ids);
+    let processes = match &spec.topology {
+        Topology::Single => "system.processes".to_owned(),
+        // An insert may have reached any replica.
+        Topology::Cluster(cluster) => format!("clusterAllReplicas({}, system.processes)", literal(cluster)),
+    };
+    format!(
+        "SELECT query_id, Settings['log_comment'] AS log_comment, elapsed FROM {processes} \
+         WHERE query_id IN ({ids}) OR Settings['log_comment'] IN ({ids})"
+    )
+}
+
+/// How many rows of a batch the table holds.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BatchRows {
+    /// The batch.
+    pub batch_id: String,
+    /// Its rows in the table.
+    pub rows: u64,
+}
+
+/// Counts the rows of each batch; a batch without rows is absent from the answer. Ask with
+/// [`read_settings`], on replicas after [`sync_statement`].
+pub fn count_batches<'a>(spec: &SchemaSpec, batch_ids: impl IntoIterator<Item = &'a str>, days: DayRange) -> String {
+    format!(
+        "SELECT batch_id, count() AS rows FROM {} WHERE {} AND batch_id IN ({}) GROUP BY batch_id",
+        spec.records(),
+        days.condition(),
+        literals(batch_ids)
+    )
+}
+
+/// The numbers of the rows of one batch that the table holds.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PresentRows {
+    /// `batch_row`, ascending; a number twice is a row twice.
+    pub rows: Vec<u32>,
+}
+
+/// Lists the rows of a batch in one answer row.
+#[must_use]
+pub fn present_rows(spec: &SchemaSpec, batch_id: &str, days: DayRange) -> String {
+    format!(
+        "SELECT arraySort(groupArray(batch_row)) AS rows FROM {} WHERE {} AND batch_id = {}",
+        spec.records(),
+        days.condition(),
+        literal(batch_id)
+    )
+}
+
+/// Makes a replica catch up before it is asked; `None` on one server.
+///
+/// `select_sequential_consistency` alone does not do it: it has no effect with parallel quorum inserts, and
+/// without those only one batch could be inserted at a time.
+#[must_use]
+pub fn sync_statement(spec: &SchemaSpec) -> Option<String> {
+    spec.cluster().map(|cluster| {
+        format!("SYSTEM SYNC REPLICA ON CLUSTER {} {} LIGHTWEIGHT", ident(cluster), spec.local(&spec.table))
+    })
+}
+
+/// Settings for the questions above.
+#[must_use]
+pub fn read_settings(spec: &SchemaSpec) -> Settings {
+    match spec.topology {
+        Topology::Single => Vec::new(),
+        // Shared merge trees (ClickHouse Cloud) have no SYNC REPLICA to wait for and obey this.
+        Topology::Cluster(_) => vec![("select_sequential_consistency", "1".to_owned())],
+    }
+}
+
+/// `INSERT INTO table (every column) FORMAT format`. Columns are named, so that a table with more columns
+/// than this version knows takes its rows.
+#[must_use]
+pub fn insert_statement(spec: &SchemaSpec, format: &str) -> String {
+    let columns: Vec<String> = COLUMNS.iter().map(|column| ident(column.name)).collect();
+    format!("INSERT INTO {} ({}) FORMAT {format}", spec.records(), columns.join(", "))
+}
+
+/// One attempt to insert one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt<'a> {
+    /// Deduplication token.
+    pub token: &'a str,
+    /// Id under which [`running`] finds it, also where the server gives ids of its own.
+    pub query_id: &'a str,
+    /// Seconds after which the server gives up.
+    pub max_execution_time: u32,
+    /// Rows in the body.
+    pub rows: u64,
+    /// Number of the shard on a cluster, from 1.
+    pub shard: u32,
+}
+
+/// Settings of an insert: synchronous, one block, deduplicated by the token in the table and in the views.
+#[must_use]
+pub fn insert_settings(spec: &SchemaSpec, server: &Server, attempt: Attempt<'_>) -> Settings {
+    let rows = attempt.rows.max(1).to_string();
+    let mut settings: Settings = vec![
+        ("insert_deduplicate", "1".to_owned()),
+        ("insert_deduplication_token", attempt.token.to_owned()),
+        ("deduplicate_blocks_in_dependent_materialized_views", "1".to_owned()),
+        // One block: tokens are counted per block, so a replay that is cut differently is a new insert
+        // (ClickHouse#32304). Blocks are joined up to this many rows, and never by bytes.
+        ("max_insert_block_size", rows.clone()),
+        ("min_insert_block_size_rows", rows),
+        ("min_insert_block_size_bytes", "0".to_owned()),
+        ("max_insert_threads", "1".to_owned()),
+        ("input_format_parallel_parsing", "0".to_owned()),
+        ("max_partitions_per_insert_block", MAX_PARTITIONS.to_string()),
+        ("materialized_views_ignore_errors", "0".to_owned()),
+        ("max_execution_time", attempt.max_execution_time.to_string()),
+    ];
+    settings.extend(common_settings(attempt.query_id));
+    // 26.x decides by these; a profile may have changed them.
+    settings.extend(server.if_known("deduplicate_insert", "enable"));
+    if let Topology::Cluster(_) = spec.topology {
+        settings.extend([
+            ("insert_quorum", "auto".to_owned()),
+            ("insert_quorum_parallel", "1".to_owned()),
+            ("insert_shard_id", attempt.shard.to_string()),
+            ("distributed_foreground_insert", "1".to_owned()),
+        ]);
+    }
+    settings
+}
+
+/// Settings of a repair, a backfill or a fold. Never deduplicated: they replace what is there, and a server
+/// killed between its deduplication log and the part would drop every repetition.
+#[must_use]
+pub fn repair_settings(server: &Server, query_id: &str, max_execution_time: u32) -> Settings {
+    let mut settings: Settings = vec![
+        ("insert_deduplicate", "0".to_owned()),
+        ("max_execution_time", max_execution_time.to_string()),
+        ("max_partitions_per_insert_block", MAX_PARTITIONS.to_string()),
+    ];
+    settings.extend(common_settings(query_id));
+    settings.extend(server.if_known("deduplicate_insert", "disable"));
+    settings.extend(server.if_known("deduplicate_insert_select", "disable"));
+    settings
+}
+
+fn common_settings(query_id: &str) -> [(&'static str, String); 2] {
+    [("async_insert", "0".to_owned()), ("log_comment", query_id.to_owned())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAYS: DayRange = DayRange { first: Day(20_000), last: Day(20_001) };
+
+    #[test]
+    fn every_question_is_limited_to_the_batchs_days() {
+        let spec = SchemaSpec::new("logs", "records");
+        for sql in [count_batches(&spec, ["a", "b"], DAYS), present_rows(&spec, "a", DAYS)] {
+            assert!(sql.contains("toDate(timestamp) BETWEEN '2024-10-04' AND '2024-10-05'"), "{sql}");
+        }
+    }
+
+    #[test]
+    fn an_insert_names_every_column_of_the_model() {
+        let sql = insert_statement(&SchemaSpec::new("logs", "records"), "ArrowStream");
+        for column in COLUMNS {
+            assert!(sql.contains(&ident(column.name)), "{} is missing in {sql}", column.name);
+        }
+    }
+
+    #[test]
+    fn a_server_without_the_new_setting_is_not_asked_to_know_it() {
+        let spec = SchemaSpec::new("logs", "records");
+        let attempt = Attempt { token: "t", query_id: "q", max_execution_time: 60, rows: 10, shard: 1 };
+        let has = |server: &Server| insert_settings(&spec, server, attempt).iter().any(|(name, _)| *name == "deduplicate_insert");
+        assert!(!has(&Server::new(crate::Version::new(24, 8, 4), [])));
+        assert!(has(&Server::new(crate::Version::new(26, 9, 2), ["deduplicate_insert".to_owned()])));
+    }
+
+    #[test]
+    fn on_a_cluster_replicas_catch_up_before_they_are_counted() {
+        let mut spec = SchemaSpec::new("logs", "records");
+        assert_eq!(sync_statement(&spec), None);
+        spec.topology = Topology::Cluster("main".to_owned());
+        assert_eq!(
+            sync_statement(&spec).as_deref(),
+            Some("SYSTEM SYNC REPLICA ON CLUSTER `main` `logs`.`records_local` LIGHTWEIGHT")
+        );
+    }
+}
