@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     reference::SecretRef,
-    units::{Size, Span},
+    units::{SizeText, SpanText},
 };
 
 /// How records are received, buffered and staged.
@@ -46,7 +46,7 @@ pub struct IngestSpec {
     pub timestamp_window: Option<TimestampWindowSpec>,
     /// Bounds of one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub requests: Option<RequestsSpec>,
+    pub request: Option<RequestSpec>,
     /// How long stopping may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainSpec>,
@@ -108,14 +108,14 @@ pub enum Objects {
 pub struct FlushSpec {
     /// Bytes of uncompressed rows. Default: `8Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<Size>,
+    pub max_bytes: Option<SizeText>,
     /// Records. Default: 100000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_records: Option<u64>,
     /// Age of the oldest record. Default: `500ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age: Option<Span>,
+    pub max_age: Option<SpanText>,
 }
 
 /// How much may wait in a pod before requests are turned away with 429 or 503.
@@ -124,7 +124,7 @@ pub struct FlushSpec {
 pub struct QueueSpec {
     /// Bytes of uncompressed rows. Default: `128Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<Size>,
+    pub max_bytes: Option<SizeText>,
     /// Requests. Default: 10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -133,7 +133,7 @@ pub struct QueueSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub tenant_share_percent: Option<u8>,
-    /// Streams (projects times services) that one tenant may have open. Default: 1000.
+    /// Streams (projects times services) that one tenant may have open. Default: 2000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_streams_per_tenant: Option<u32>,
@@ -145,35 +145,45 @@ pub struct QueueSpec {
 pub struct TimestampWindowSpec {
     /// How old. Default: `30d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub past: Option<Span>,
+    pub past: Option<SpanText>,
     /// How far ahead. Default: `1h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub future: Option<Span>,
+    pub future: Option<SpanText>,
 }
 
 /// Bounds of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct RequestsSpec {
+pub struct RequestSpec {
     /// Bytes of the body as sent. Default: `16Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<Size>,
+    pub max_body_bytes: Option<SizeText>,
     /// Bytes of the body once decompressed. Default: `64Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_expanded_bytes: Option<Size>,
+    pub max_expanded_bytes: Option<SizeText>,
+    /// Records. Default: 100000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_records: Option<u64>,
+    /// Bytes of one record; a tenant may have less. Default: `1Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_record_bytes: Option<SizeText>,
 }
 
 /// How long stopping may take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DrainSpec {
-    /// Wait between not being ready and refusing connections, so that load balancers notice. Default: `5s`
-    /// (none under `spillway up`).
+    /// Wait between not being ready and refusing connections, so that load balancers notice. Default: `5s`,
+    /// and none under `spillway up`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settle: Option<Span>,
-    /// From then until everything buffered must be in the bucket. Default: `30s`.
+    pub readiness_delay: Option<SpanText>,
+    /// From then until requests in flight must be answered. Default: `15s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Span>,
+    pub request_timeout: Option<SpanText>,
+    /// From then until everything buffered must be in the bucket; what is not is lost, and counted. Default: `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush_timeout: Option<SpanText>,
 }
 
 /// Serve TLS.

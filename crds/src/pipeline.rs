@@ -105,3 +105,87 @@ pub enum DeletionPolicy {
     /// Staged objects and tables are deleted.
     Delete,
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+
+    use super::*;
+    use crate::{
+        ingest::AutoscalingSpec,
+        reference::SecretRef,
+        storage::{S3Spec, StorageSpec},
+    };
+
+    fn pipeline(change: impl FnOnce(&mut LogPipelineSpec)) -> LogPipeline {
+        let mut spec = LogPipelineSpec::default();
+        change(&mut spec);
+        LogPipeline::new("logs", spec)
+    }
+
+    fn s3() -> S3Spec {
+        serde_json::from_value(serde_json::json!({"bucket": "logs"})).unwrap()
+    }
+
+    #[test]
+    fn the_crds_own_rules_refuse_what_excludes_each_other() {
+        let fixed = |spec: &mut LogPipelineSpec| spec.ingest.replicas = Some(3);
+        let scaled = |spec: &mut LogPipelineSpec| {
+            let (min, max) = (Some(2), 10);
+            let autoscaling = AutoscalingSpec { min, max, target_cpu_utilization: None, behavior: None };
+            spec.ingest.autoscaling = Some(autoscaling);
+        };
+        assert!(pipeline(fixed).validate_cel().is_ok());
+        assert!(pipeline(scaled).validate_cel().is_ok());
+        let both = pipeline(|spec| {
+            fixed(spec);
+            scaled(spec);
+        });
+        assert!(both.validate_cel().is_err());
+
+        let credentials = Some(SecretRef { name: "s3".into() });
+        let s3 = S3Spec { credentials_secret_ref: credentials, service_account: Some("spillway".into()), ..s3() };
+        let two_identities =
+            pipeline(|spec| spec.storage = StorageSpec { s3: Some(s3), bucket_policy: None });
+        assert!(two_identities.validate_cel().is_err());
+    }
+
+    #[test]
+    fn the_crds_own_rules_refuse_more_pods_at_least_than_at_most() {
+        let backwards = pipeline(|spec| {
+            let (min, max) = (Some(5), 3);
+            let autoscaling = AutoscalingSpec { min, max, target_cpu_utilization: None, behavior: None };
+            spec.ingest.autoscaling = Some(autoscaling);
+        });
+        assert!(backwards.validate_cel().is_err());
+    }
+
+    #[test]
+    fn an_object_holds_nothing_but_what_its_user_wrote() {
+        let written = serde_json::json!({"ingest": {"flush": {"maxBytes": "8Mi"}}});
+        let spec: LogPipelineSpec = serde_json::from_value(written).unwrap();
+        let stored = serde_json::to_value(&spec).unwrap();
+        assert_eq!(
+            stored,
+            serde_json::json!({
+                "storage": {}, "clickhouse": {}, "schema": {}, "syncer": {}, "tenants": [],
+                "ingest": {"flush": {"maxBytes": "8Mi"}},
+            })
+        );
+    }
+
+    /// `UPDATE=1 cargo test -p spillway-crds` writes the file anew.
+    #[test]
+    fn the_yaml_in_the_repository_is_that_of_the_types() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/logpipelines.yaml");
+        let generated = format!(
+            "# Generated from the types in crds/src; `UPDATE=1 cargo test -p spillway-crds` writes it anew.\n{}",
+            serde_saphyr::to_string(&LogPipeline::crd()).unwrap()
+        );
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &generated).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(kept == generated, "{path} is stale: run UPDATE=1 cargo test -p spillway-crds");
+    }
+}

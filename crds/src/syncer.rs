@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Size, Span};
+use crate::units::{SizeText, SpanText};
 
 /// How staged objects are loaded into ClickHouse.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -12,11 +12,11 @@ use crate::units::{Size, Span};
 pub struct SyncerSpec {
     /// Pause between listings while there is work. Default: `500ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Span>,
-    /// Longest pause between listings while there is none. Default: `500ms`; more saves LIST requests and costs lag.
+    pub interval: Option<SpanText>,
+    /// Pause between listings after one that found nothing. Default: `30s`, or `interval` on a local directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idle_interval: Option<Span>,
-    /// Batches inserted at the same time. Default: 4.
+    pub idle_interval: Option<SpanText>,
+    /// Batches inserted at the same time. Default: 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub concurrency: Option<u32>,
@@ -25,7 +25,7 @@ pub struct SyncerSpec {
     pub batch: Option<BatchSpec>,
     /// How long loaded objects are kept before they are deleted. Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delete_grace: Option<Span>,
+    pub delete_grace: Option<SpanText>,
     /// Resources of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -41,8 +41,8 @@ pub struct BatchSpec {
     pub max_rows: Option<u64>,
     /// Bytes of uncompressed rows. Default: `128Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<Size>,
-    /// Longest wait for a batch to fill up. Default: `0s`.
+    pub max_bytes: Option<SizeText>,
+    /// How long an object may wait for a batch to fill up while there is nothing else to do. Default: `500ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age: Option<Span>,
+    pub max_age: Option<SpanText>,
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{reference::SecretRef, units::Size};
+use crate::{reference::SecretRef, units::SizeText};
 
 /// Who may send, to which projects, how much, and for how long it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,16 +32,16 @@ pub struct TenantSpec {
 pub struct LimitsSpec {
     /// Records per second. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
     pub records_per_second: Option<u32>,
     /// Bytes of uncompressed requests per second. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_second: Option<Size>,
-    /// Seconds' worth of both rates that may come at once. Default: 2.
+    pub bytes_per_second: Option<SizeText>,
+    /// Seconds' worth of both rates that may come at once. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 60))]
     pub burst: Option<u32>,
-    /// Largest record in bytes. Default: `1Mi`.
+    /// Largest record in bytes. Default: `spec.ingest.request.maxRecordBytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_record_bytes: Option<Size>,
+    pub max_record_bytes: Option<SizeText>,
 }

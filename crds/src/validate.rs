@@ -7,12 +7,15 @@ mod ingest;
 mod read;
 mod storage;
 mod tenants;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 pub use error::{FieldError, Problem};
 pub use ingest::{Ingest, Scale};
 pub use storage::{ClickHouse, S3, Storage};
+use spillway_model::settings::{ByteSize, Span};
 pub use tenants::{Limits, RefusedTenant, Tenant};
 
 use crate::{
@@ -61,14 +64,14 @@ pub struct Schema {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Syncer {
-    pub interval: Option<Duration>,
-    pub idle_interval: Option<Duration>,
+    pub interval: Option<Span>,
+    pub idle_interval: Option<Span>,
     pub concurrency: Option<u32>,
     pub batch_max_rows: Option<u64>,
     /// Bytes of uncompressed rows.
-    pub batch_max_bytes: Option<u64>,
-    pub batch_max_age: Option<Duration>,
-    pub delete_grace: Option<Duration>,
+    pub batch_max_bytes: Option<ByteSize>,
+    pub batch_max_age: Option<Span>,
+    pub delete_grace: Option<Span>,
     pub resources: Option<k8s_openapi::api::core::v1::ResourceRequirements>,
 }
 

@@ -44,6 +44,14 @@ pub enum Problem {
     Duplicate { text: String, first: String },
     #[error("project {project:?} belongs to tenant {owner:?} already; a project has one tenant")]
     ProjectTaken { project: String, owner: String },
+    #[error("Secret {secret:?} is not there; create it, or correct its name")]
+    NoSecret { secret: String },
+    #[error("Secret {secret:?} has no entry {entry}; add it")]
+    NoEntry { secret: String, entry: String },
+    #[error("entry {entry:?} of Secret {secret:?} is no API key; use at least {shortest} letters, digits and signs, without spaces")]
+    BadKey { secret: String, entry: String, shortest: usize },
+    #[error("the key in entry {entry:?} of Secret {secret:?} is that of tenant {owner:?} already; give each tenant its own")]
+    KeyTaken { secret: String, entry: String, owner: String },
 }
 
 impl Problem {
@@ -61,6 +69,10 @@ impl Problem {
             Self::Malformed { .. } => "Malformed",
             Self::Duplicate { .. } => "Duplicate",
             Self::ProjectTaken { .. } => "ProjectTaken",
+            Self::NoSecret { .. } => "NoSecret",
+            Self::NoEntry { .. } => "NoEntry",
+            Self::BadKey { .. } => "BadKey",
+            Self::KeyTaken { .. } => "KeyTaken",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscalerBehavior, core::v1::ResourceRequirements};
+use spillway_model::settings::{ByteSize, Span};
 
 use super::{Problem, read::Reader};
 use crate::ingest::{Ack, AutoscalingSpec, IngestSpec, Objects, ServiceType};
@@ -15,20 +16,23 @@ pub struct Ingest {
     pub ack: Ack,
     pub objects: Objects,
     /// Bytes of uncompressed rows.
-    pub flush_max_bytes: Option<u64>,
+    pub flush_max_bytes: Option<ByteSize>,
     pub flush_max_records: Option<u64>,
-    pub flush_max_age: Option<Duration>,
-    pub queue_max_bytes: Option<u64>,
+    pub flush_max_age: Option<Span>,
+    pub queue_max_bytes: Option<ByteSize>,
     pub queue_max_requests: Option<u32>,
     pub tenant_share_percent: Option<u8>,
     pub max_streams_per_tenant: Option<u32>,
     pub max_puts_per_second: Option<u32>,
-    pub window_past: Option<Duration>,
-    pub window_future: Option<Duration>,
-    pub request_max_bytes: Option<u64>,
-    pub request_max_expanded_bytes: Option<u64>,
-    pub drain_settle: Option<Duration>,
-    pub drain_deadline: Option<Duration>,
+    pub window_past: Option<Span>,
+    pub window_future: Option<Span>,
+    pub request_max_body_bytes: Option<ByteSize>,
+    pub request_max_expanded_bytes: Option<ByteSize>,
+    pub request_max_records: Option<u64>,
+    pub request_max_record_bytes: Option<ByteSize>,
+    pub drain_readiness_delay: Option<Span>,
+    pub drain_request_timeout: Option<Span>,
+    pub drain_flush_timeout: Option<Span>,
     /// Name of the Secret with certificate and key.
     pub tls: Option<String>,
     pub service_type: ServiceType,
@@ -55,7 +59,7 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
         queue,
         max_puts_per_second,
         timestamp_window,
-        requests,
+        request,
         drain,
         tls,
         service,
@@ -64,12 +68,13 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
     let flush = flush.clone().unwrap_or_default();
     let queue = queue.clone().unwrap_or_default();
     let window = timestamp_window.clone().unwrap_or_default();
-    let requests = requests.clone().unwrap_or_default();
+    let request = request.clone().unwrap_or_default();
     let drain = drain.clone().unwrap_or_default();
     let service = service.clone().unwrap_or_default();
     for (path, value, most) in [
         ("spec.ingest.maxPutsPerSecond", max_puts_per_second.map(u64::from), 3500),
         ("spec.ingest.flush.maxRecords", flush.max_records, u64::from(u32::MAX)),
+        ("spec.ingest.request.maxRecords", request.max_records, 10_000_000),
         ("spec.ingest.queue.maxRequests", queue.max_requests.map(u64::from), u64::from(u32::MAX)),
         ("spec.ingest.queue.tenantSharePercent", queue.tenant_share_percent.map(u64::from), 100),
         ("spec.ingest.queue.maxStreamsPerTenant", queue.max_streams_per_tenant.map(u64::from), u64::from(u32::MAX)),
@@ -96,20 +101,43 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
         max_puts_per_second: *max_puts_per_second,
         window_past: reader.span("spec.ingest.timestampWindow.past", window.past.as_ref(), minutes(1), 3650 * DAY),
         window_future: reader.span("spec.ingest.timestampWindow.future", window.future.as_ref(), ms(0), 31 * DAY),
-        request_max_bytes: reader.size(
-            "spec.ingest.requests.maxBytes",
-            requests.max_bytes.as_ref(),
+        request_max_body_bytes: reader.size(
+            "spec.ingest.request.maxBodyBytes",
+            request.max_body_bytes.as_ref(),
             1 << 10,
             1 << 30,
         ),
         request_max_expanded_bytes: reader.size(
-            "spec.ingest.requests.maxExpandedBytes",
-            requests.max_expanded_bytes.as_ref(),
+            "spec.ingest.request.maxExpandedBytes",
+            request.max_expanded_bytes.as_ref(),
             1 << 10,
             4 << 30,
         ),
-        drain_settle: reader.span("spec.ingest.drain.settle", drain.settle.as_ref(), ms(0), minutes(10)),
-        drain_deadline: reader.span("spec.ingest.drain.deadline", drain.deadline.as_ref(), ms(100), minutes(60)),
+        request_max_records: request.max_records,
+        request_max_record_bytes: reader.size(
+            "spec.ingest.request.maxRecordBytes",
+            request.max_record_bytes.as_ref(),
+            64,
+            256 << 20,
+        ),
+        drain_readiness_delay: reader.span(
+            "spec.ingest.drain.readinessDelay",
+            drain.readiness_delay.as_ref(),
+            ms(0),
+            minutes(10),
+        ),
+        drain_request_timeout: reader.span(
+            "spec.ingest.drain.requestTimeout",
+            drain.request_timeout.as_ref(),
+            ms(100),
+            minutes(10),
+        ),
+        drain_flush_timeout: reader.span(
+            "spec.ingest.drain.flushTimeout",
+            drain.flush_timeout.as_ref(),
+            ms(100),
+            minutes(60),
+        ),
         tls: tls.as_ref().map(|tls| tls.secret_ref.name.clone()),
         service_type: service.type_.unwrap_or_default(),
         service_annotations: service.annotations,

@@ -3,9 +3,10 @@
 use std::{fmt::Display, time::Duration};
 
 use http::Uri;
+use spillway_model::settings::{ByteSize, Span};
 
 use super::{FieldError, Problem};
-use crate::units::{Size, Span};
+use crate::units::{SizeText, SpanText};
 
 #[derive(Default)]
 pub(super) struct Reader {
@@ -25,26 +26,28 @@ impl Reader {
     pub(super) fn span(
         &mut self,
         path: &str,
-        text: Option<&Span>,
+        text: Option<&SpanText>,
         least: Duration,
         most: Duration,
-    ) -> Option<Duration> {
+    ) -> Option<Span> {
         let text = text?;
-        match text.to_duration() {
+        match text.read() {
             None => self.refuse(path, Problem::NotASpan { text: text.to_string() }),
-            Some(span) if span < least || span > most => {
-                self.out_of_range(path, text, format!("{least:?}"), format!("{most:?}"));
+            Some(span) if span.get() < least || span.get() > most => {
+                self.out_of_range(path, text, Span(least), Span(most));
             }
             Some(span) => return Some(span),
         }
         None
     }
 
-    pub(super) fn size(&mut self, path: &str, text: Option<&Size>, least: u64, most: u64) -> Option<u64> {
+    pub(super) fn size(&mut self, path: &str, text: Option<&SizeText>, least: u64, most: u64) -> Option<ByteSize> {
         let text = text?;
-        match text.to_bytes() {
+        match text.read() {
             None => self.refuse(path, Problem::NotASize { text: text.to_string() }),
-            Some(size) if size < least || size > most => self.out_of_range(path, text, least, most),
+            Some(size) if size.0 < least || size.0 > most => {
+                self.out_of_range(path, text, ByteSize(least), ByteSize(most));
+            },
             Some(size) => return Some(size),
         }
         None

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use spillway_model::{ProjectId, TenantName};
+use spillway_model::{ProjectId, TenantName, settings::ByteSize};
 
 use super::{FieldError, LONGEST_RETENTION_DAYS, Problem, read::Reader};
 use crate::tenants::{LimitsSpec, TenantSpec};
@@ -11,6 +11,8 @@ use crate::tenants::{LimitsSpec, TenantSpec};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Tenant {
+    /// Its place in `spec.tenants`, for messages.
+    pub index: usize,
     pub name: TenantName,
     /// Name of the Secret of API keys.
     pub api_keys_secret: String,
@@ -24,10 +26,10 @@ pub struct Tenant {
 pub struct Limits {
     pub records_per_second: Option<u32>,
     /// Bytes of uncompressed requests.
-    pub bytes_per_second: Option<u64>,
+    pub bytes_per_second: Option<ByteSize>,
     /// Seconds' worth of both rates.
     pub burst: Option<u32>,
-    pub max_record_bytes: Option<u64>,
+    pub max_record_bytes: Option<ByteSize>,
 }
 
 /// A tenant that is left out.
@@ -117,6 +119,7 @@ fn check_one(
     // A name that can't be parsed has been refused above: `finish` then never returns a tenant.
     let Ok(name) = parsed_name else { return reader.finish(()).and(Err(Vec::new())) };
     reader.finish(Tenant {
+        index,
         name,
         api_keys_secret: api_keys_secret_ref.name.clone(),
         projects: parsed_projects,
@@ -130,7 +133,7 @@ fn check_limits(reader: &mut Reader, path: &str, spec: Option<&LimitsSpec>) -> L
         return Limits::default();
     };
     if let Some(rate) = records_per_second {
-        reader.range(&format!("{path}.recordsPerSecond"), u64::from(*rate), 1, u64::from(u32::MAX));
+        reader.range(&format!("{path}.recordsPerSecond"), u64::from(*rate), 1, 1_000_000_000);
     }
     if let Some(burst) = burst {
         reader.range(&format!("{path}.burst"), u64::from(*burst), 1, 60);
