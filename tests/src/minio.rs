@@ -1,0 +1,141 @@
+//! A MinIO of our own: a temporary folder, a free port on the loopback, killed on drop.
+//!
+//! Uses nothing but the standard library and `tempfile`, so that other crates' tests can include it by path.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::child::{Guard, free_port, tail};
+
+pub const ACCESS_KEY: &str = "spillway-test";
+pub const SECRET_KEY: &str = "spillway-test-secret";
+pub const BUCKET: &str = "logs";
+pub const REGION: &str = "us-east-1";
+
+/// The pinned version, from the go.mod that builds it.
+const GO_MOD: &str = include_str!("../tools/minio/go.mod");
+
+pub struct Minio {
+    child: Option<(Guard, Child)>,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Minio {
+    /// Starts a server with one empty bucket and waits until it answers.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("spillway-minio-").tempdir().expect("a temporary folder");
+        // A folder in the data folder is a bucket.
+        fs::create_dir_all(dir.path().join("data").join(BUCKET)).expect("the bucket's folder");
+        let credentials = dir.path().join("credentials");
+        fs::create_dir(&credentials).expect("the credentials folder");
+        fs::write(credentials.join("access_key_id"), ACCESS_KEY).expect("the access key");
+        fs::write(credentials.join("secret_access_key"), SECRET_KEY).expect("the secret key");
+        let mut minio = Self { child: None, port: free_port(), dir };
+        minio.start_again();
+        minio
+    }
+
+    /// Starts the server over the same data and port, after [`Minio::kill`].
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "MinIO is already running");
+        let log = File::options().create(true).append(true).open(self.log()).expect("the log file");
+        let child = Command::new(binary())
+            .args(["server", "--quiet", "--address"])
+            .arg(format!("127.0.0.1:{}", self.port))
+            .arg(self.dir.path().join("data"))
+            .env("MINIO_ROOT_USER", ACCESS_KEY)
+            .env("MINIO_ROOT_PASSWORD", SECRET_KEY)
+            .env("MINIO_BROWSER", "off")
+            .env("MINIO_UPDATE", "off")
+            .env("HOME", self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("MinIO starts");
+        self.child = Some((Guard::over(child.id(), self.dir.path()), child));
+        self.wait_until_ready();
+    }
+
+    /// SIGKILL; data and port are kept.
+    pub fn kill(&mut self) {
+        if let Some((guard, mut child)) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+            drop(guard);
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(|(_, child)| child.id())
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// A folder with the files `access_key_id` and `secret_access_key`.
+    pub fn credentials_dir(&self) -> PathBuf {
+        self.dir.path().join("credentials")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("minio.log")
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if answers(self.port) {
+                return;
+            }
+            let exited = self.child.as_mut().and_then(|(_, child)| child.try_wait().ok().flatten());
+            assert!(exited.is_none(), "MinIO exited at once ({exited:?}):\n{}", tail(&self.log()));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("MinIO did not get ready within a minute:\n{}", tail(&self.log()));
+    }
+}
+
+impl Drop for Minio {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn answers(port: u16) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        // A GET of the bucket without a signature is refused, by a server whose storage is ready. The health
+        // endpoint is ready earlier.
+        write!(stream, "GET /{BUCKET}/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.contains("AccessDenied"))
+    };
+    ask().unwrap_or(false)
+}
+
+fn binary() -> PathBuf {
+    let version = GO_MOD
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("github.com/minio/minio "))
+        .and_then(|rest| rest.split_whitespace().next())
+        .expect("the pinned version");
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
+    let path = cache.join("spillway/tools").join(format!("minio-{version}"));
+    assert!(path.exists(), "{} is missing: run tests/tools/install.sh", path.display());
+    path
+}
