@@ -97,10 +97,11 @@ def main():
     server.shutdown()
     server.server_close()
     drained = server.drain(arguments.drain_seconds)
-    if drained:
-        engine.close()
-    else:
+    if not drained:
         print("clickhouse_front: requests were still running at the drain limit", file=sys.stderr, flush=True)
+        engine.cancel_all()
+    if drained or server.drain(2):
+        engine.close()
     shutil.rmtree(bodies, ignore_errors=True)
     if arguments.pid_file:
         os.unlink(arguments.pid_file)

@@ -113,6 +113,10 @@ class Engine:
             with suppress(RuntimeError):
                 self._kill(f"Settings['log_comment'] = {_quote(query_id)}")
 
+    def cancel_all(self):
+        with suppress(RuntimeError):
+            self._kill("1")
+
     def _kill(self, where):
         connection = self._connect(self._path)
         try:

@@ -166,6 +166,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         """Requests are the caller's to log."""
 
+    def handle_expect_100(self):
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
     def do_GET(self):
         self._serve(readonly=True)
 
@@ -279,6 +284,9 @@ class Handler(BaseHTTPRequestHandler):
             if not body.finished:
                 raise Incomplete
             if statement.takes_data():
+                # Reading a file, the engine cuts rows into blocks by max_block_size alone.
+                if "max_insert_block_size" in settings:
+                    settings.setdefault("max_block_size", settings["max_insert_block_size"])
                 insert_format = default_format if default_format != "TabSeparated" else "Values"
                 query = statement.from_file(path, compression, insert_format)
             else:
