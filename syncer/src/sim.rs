@@ -1,0 +1,599 @@
+//! Random interleavings of writers, faults and a server that may die between any two of its own steps. The
+//! writers are the real [`Core`]; bucket and server are models of what was seen on the real ones.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use spillway_model::time::UnixMs;
+
+use crate::batch::{BatchId, PipelineUid};
+use crate::core::{Action, Core, Done, Identity, Loaded, Stop};
+use crate::flight::{Inserted, Outline, Task};
+use crate::limits::Limits;
+use crate::manifest::Manifest;
+
+type Tag = u64;
+type Row = usize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Record {
+    id: u32,
+    partition: u8,
+    poison: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct AttemptModel {
+    pieces: Vec<Vec<Row>>,
+    /// Rows put aside by this attempt or an earlier one.
+    dead: BTreeSet<Row>,
+    buries: Vec<Row>,
+}
+
+/// An insert on its way: in transit, then at the server, partition by partition.
+#[derive(Debug, Clone)]
+struct Pending {
+    id: u64,
+    batch: BatchId,
+    token: (BatchId, u64, usize),
+    rows: Vec<(Row, Record)>,
+    arrived: bool,
+    /// Partitions still to do; the flag: token already written, part not yet renamed.
+    todo: VecDeque<(u8, bool)>,
+    expires: u64,
+}
+
+struct World {
+    rng: SmallRng,
+    now: u64,
+    next: u64,
+    manifest: Option<(Arc<Manifest>, Tag)>,
+    objects: BTreeMap<String, Vec<Record>>,
+    stalled: Vec<(String, Vec<Record>, u64)>,
+    batches: BTreeMap<BatchId, (Vec<String>, Vec<Record>)>,
+    attempts: BTreeMap<(BatchId, u64), AttemptModel>,
+    graves: BTreeMap<(BatchId, u64), Vec<u32>>,
+    table: BTreeMap<(BatchId, Row), (Record, u32)>,
+    tokens: VecDeque<((BatchId, u64, usize), u8)>,
+    window: usize,
+    views: BTreeMap<(BatchId, u8), (u64, usize)>,
+    pending: Vec<Pending>,
+    results: BTreeMap<u64, Inserted>,
+    constraint: bool,
+    view_broken: bool,
+    faults: bool,
+}
+
+struct Writer {
+    core: Core<Tag>,
+    /// Actions under way; the insert's pending id once it was sent.
+    out: Vec<(Action<Tag>, Option<u64>, u64)>,
+    skew: i64,
+    asleep_until: u64,
+}
+
+fn outline(world: &World, id: BatchId, number: u64) -> Outline {
+    let attempt = &world.attempts[&(id, number)];
+    let records = &world.batches[&id].1;
+    let window: usize = attempt
+        .pieces
+        .iter()
+        .map(|piece| piece.iter().map(|&row| records[row].partition).collect::<BTreeSet<_>>().len())
+        .sum();
+    Outline {
+        pieces: attempt.pieces.iter().map(|piece| piece.len() as u64).collect(),
+        rows: (records.len() - attempt.dead.len()) as u64,
+        window: window as u64,
+        buries: !attempt.buries.is_empty(),
+        totals: BTreeMap::new(),
+    }
+}
+
+impl World {
+    fn chance(&mut self, percent: u32) -> bool {
+        self.rng.random_range(0..100) < percent
+    }
+
+    fn fault(&mut self, percent: u32) -> bool {
+        self.faults && self.chance(percent)
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn full(&self, id: BatchId, number: u64) -> bool {
+        let dead = &self.attempts[&(id, number)].dead;
+        (0..self.batches[&id].1.len())
+            .all(|row| dead.contains(&row) || self.table.contains_key(&(id, row)))
+    }
+
+    /// One step of one insert at the server.
+    fn server_step(&mut self, index: usize) {
+        let pending = &mut self.pending[index];
+        if !pending.arrived {
+            pending.arrived = true;
+            if self.constraint && pending.rows.iter().any(|(_, record)| record.poison) {
+                let id = pending.id;
+                self.results.insert(id, Inserted::BadData);
+                self.pending.remove(index);
+            }
+            return;
+        }
+        let Some((partition, logged)) = pending.todo.front().copied() else {
+            let id = pending.id;
+            self.results.insert(id, Inserted::Yes);
+            self.pending.remove(index);
+            return;
+        };
+        let (batch, token) = (pending.batch, pending.token);
+        let rows: Vec<_> = pending.rows.iter().filter(|(_, record)| record.partition == partition).copied().collect();
+        if !logged {
+            if self.tokens.contains(&(token, partition)) {
+                pending.todo.pop_front();
+                // A deduplicated block may be pushed to the views all the same.
+                if self.rng.random_range(0..2) == 0 {
+                    self.push_view(batch, partition, rows.len());
+                }
+                return;
+            }
+            pending.todo[0].1 = true;
+            self.tokens.push_back((token, partition));
+            if self.tokens.len() > self.window {
+                self.tokens.pop_front();
+            }
+            return;
+        }
+        pending.todo.pop_front();
+        for (row, record) in &rows {
+            self.table.entry((batch, *row)).or_insert((*record, 0)).1 += 1;
+        }
+        if self.view_broken {
+            let id = self.pending[index].id;
+            self.results.insert(id, Inserted::Refused);
+            self.pending.remove(index);
+        } else if !self.fault(5) {
+            self.push_view(batch, partition, rows.len());
+        } else {
+            let id = self.pending[index].id;
+            self.results.insert(id, Inserted::Refused);
+            self.pending.remove(index);
+        }
+    }
+
+    fn push_view(&mut self, batch: BatchId, partition: u8, rows: usize) {
+        let entry = self.views.entry((batch, partition)).or_insert((0, 0));
+        if entry.0 == 0 {
+            *entry = (0, rows);
+        }
+    }
+
+    fn server_crash(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            if pending.arrived {
+                self.results.insert(pending.id, Inserted::Unclear);
+            } else {
+                self.pending.push(pending);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now += self.rng.random_range(1..400);
+        let now = self.now;
+        // Requests that never arrived are gone after the deadline: sockets and proxies time out.
+        let (keep, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.pending).into_iter().partition(|p| p.arrived || p.expires > now);
+        self.pending = keep;
+        for pending in gone {
+            self.results.insert(pending.id, Inserted::Unclear);
+        }
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.stalled).into_iter().partition(|(.., at)| *at <= now);
+        self.stalled = later;
+        for (key, records, _) in due {
+            self.objects.entry(key).or_insert(records);
+        }
+    }
+
+    fn stage(&mut self, ids: std::ops::Range<u32>, poison: &BTreeSet<u32>) {
+        let project = ["ant", "bee", "cat"][self.rng.random_range(0..3)];
+        let records: Vec<Record> = ids
+            .map(|id| Record { id, partition: self.rng.random_range(0..3), poison: poison.contains(&id) })
+            .collect();
+        let number = self.fresh();
+        let key = format!("{project}/api/20261122T1716{:05}Z-pod-{number:010}-v1-{}-100.json.gz", 10_000 + number % 50_000, records.len());
+        if self.chance(20) {
+            let at = self.now + self.rng.random_range(1_000..120_000);
+            self.stalled.push((key.clone(), records.clone(), at));
+        }
+        self.objects.insert(key, records);
+    }
+}
+
+impl Writer {
+    fn new(world: &mut World, limits: &Limits) -> Self {
+        let name = world.fresh();
+        let me = Identity { nonce: format!("n{name}"), holder: format!("h{name}"), pipeline: PipelineUid("p".into()) };
+        let skew = if world.chance(20) { 600_000 } else { 0 };
+        Self { core: Core::new(limits.clone(), me), out: Vec::new(), skew, asleep_until: 0 }
+    }
+
+    fn wall(&self, world: &World) -> UnixMs {
+        UnixMs(1_800_000_000_000 + i64::try_from(world.now).unwrap() + self.skew)
+    }
+
+    fn turn(&mut self, world: &mut World) {
+        if world.now < self.asleep_until || self.core.stopped().is_some() {
+            return;
+        }
+        let wall = self.wall(world);
+        for action in self.core.poll(world.now, wall) {
+            self.out.push((action, None, world.now));
+        }
+        if self.out.is_empty() {
+            return;
+        }
+        let index = world.rng.random_range(0..self.out.len());
+        let (action, sent, _) = self.out[index].clone();
+        if let Some(pending) = sent {
+            if let Some(result) = world.results.get(&pending).cloned() {
+                self.out.remove(index);
+                let Action::Task { id, .. } = action else { unreachable!() };
+                let result = if world.fault(5) { Inserted::Unclear } else { result };
+                self.core.done(world.now, wall, Done::Inserted(id, result));
+            } else if world.fault(3) {
+                // The client gives up, the server doesn't.
+                self.out.remove(index);
+                let Action::Task { id, .. } = action else { unreachable!() };
+                self.core.done(world.now, wall, Done::Inserted(id, Inserted::Unclear));
+            }
+            return;
+        }
+        if let Some(done) = self.act(world, index) {
+            self.out.remove(index);
+            self.core.done(world.now, wall, done);
+        }
+    }
+
+    fn act(&mut self, world: &mut World, index: usize) -> Option<Done<Tag>> {
+        let (action, _, _) = self.out[index].clone();
+        Some(match action {
+            Action::ReadManifest => match world.manifest.clone() {
+                _ if world.fault(5) => Done::ManifestUnread,
+                Some((manifest, tag)) => Done::Manifest { manifest, tag, holder_dead: false },
+                None => Done::NoManifest { fresh: true },
+            },
+            Action::Swap { expected, manifest } => {
+                if world.fault(5) {
+                    return Some(Done::SwapUnclear);
+                }
+                let current = world.manifest.as_ref().map(|(_, tag)| *tag);
+                let mine = world.manifest.as_ref().is_some_and(|(there, _)| **there == *manifest);
+                if mine {
+                    return Some(Done::Swapped(current.unwrap()));
+                }
+                if current != expected {
+                    return Some(Done::SwapLost);
+                }
+                let tag = world.fresh();
+                world.manifest = Some((manifest, tag));
+                if world.fault(5) { Done::SwapUnclear } else { Done::Swapped(tag) }
+            }
+            Action::Load(ids) => Done::Loaded(Ok(ids
+                .into_iter()
+                .map(|(id, attempt)| Loaded {
+                    id,
+                    outline: outline(world, id, attempt),
+                    keys: world.batches[&id].0.clone(),
+                })
+                .collect())),
+            Action::List(after) => {
+                let mut keys: Vec<String> =
+                    world.objects.keys().filter(|key| after.as_ref().is_none_or(|after| *key > after)).cloned().collect();
+                let more = keys.len() > 3;
+                keys.truncate(3);
+                Done::Page(if world.fault(3) { None } else { Some((keys, more)) })
+            }
+            Action::Prepare { id, objects } => {
+                if world.fault(5) || objects.iter().any(|staged| !world.objects.contains_key(&staged.key)) {
+                    return Some(Done::Prepared(id, None));
+                }
+                let keys: Vec<String> = objects.into_iter().map(|staged| staged.key).collect();
+                let records: Vec<Record> = keys.iter().flat_map(|key| world.objects[key].clone()).collect();
+                let pieces = by_two_partitions(&records, (0..records.len()).collect());
+                world.batches.insert(id, (keys, records));
+                world.attempts.insert((id, 0), AttemptModel { pieces, ..AttemptModel::default() });
+                Done::Prepared(id, Some(outline(world, id, 0)))
+            }
+            Action::DropReturned(keys) => {
+                for key in keys {
+                    world.objects.remove(&key);
+                }
+                return self.forget(index);
+            }
+            Action::Forget(_) => return self.forget(index),
+            Action::Task { id, task } => return self.task(world, index, id, task),
+        })
+    }
+
+    fn forget(&mut self, index: usize) -> Option<Done<Tag>> {
+        self.out.remove(index);
+        None
+    }
+
+    fn task(&mut self, world: &mut World, index: usize, id: BatchId, task: Task) -> Option<Done<Tag>> {
+        let current = self.core.flights().find(|flight| flight.id == id).map_or(0, |flight| flight.attempt);
+        Some(match task {
+            Task::Bury { attempt } => {
+                let rows = &world.attempts[&(id, attempt)].buries;
+                let ids = rows.iter().map(|&row| world.batches[&id].1[row].id).collect();
+                world.graves.entry((id, attempt)).or_insert(ids);
+                Done::Buried(id, !world.fault(5))
+            }
+            Task::Insert { attempt, piece, past_views } => {
+                if world.fault(5) {
+                    return Some(Done::Inserted(id, Inserted::NotSent));
+                }
+                let records = &world.batches[&id].1;
+                let rows: Vec<(Row, Record)> =
+                    world.attempts[&(id, attempt)].pieces[piece].iter().map(|&row| (row, records[row])).collect();
+                let partitions: BTreeSet<u8> = rows.iter().map(|(_, record)| record.partition).collect();
+                let _ = past_views;
+                let pending = Pending {
+                    id: world.fresh(),
+                    batch: id,
+                    token: (id, attempt, piece),
+                    rows,
+                    arrived: false,
+                    todo: partitions.into_iter().map(|partition| (partition, false)).collect(),
+                    expires: self.out[index].2 + 60_000,
+                };
+                self.out[index].1 = Some(pending.id);
+                world.pending.push(pending);
+                return None;
+            }
+            Task::Count if world.fault(5) => Done::Counted(id, None),
+            Task::Count => Done::Counted(id, Some(world.full(id, current))),
+            Task::AskRunning if world.fault(5) => Done::Running(id, None),
+            Task::AskRunning => {
+                Done::Running(id, Some(world.pending.iter().any(|pending| pending.arrived && pending.batch == id)))
+            }
+            Task::FindMissing { next, refused, bury_whole } => {
+                if world.fault(5) {
+                    return Some(Done::Missing(id, None));
+                }
+                let before = world.attempts[&(id, current)].clone();
+                let records = world.batches[&id].1.clone();
+                let missing: Vec<Row> = (0..records.len())
+                    .filter(|row| !before.dead.contains(row) && !world.table.contains_key(&(id, *row)))
+                    .collect();
+                let mut attempt = AttemptModel { dead: before.dead.clone(), ..AttemptModel::default() };
+                let mut rest: BTreeSet<Row> = missing.iter().copied().collect();
+                for piece in refused {
+                    let rows = &before.pieces[piece];
+                    if rows.iter().any(|row| !rest.contains(row)) {
+                        continue;
+                    }
+                    rest.retain(|row| !rows.contains(row));
+                    if rows.len() == 1 || bury_whole {
+                        attempt.buries.extend(rows);
+                        attempt.dead.extend(rows);
+                    } else {
+                        let (left, right) = rows.split_at(rows.len() / 2);
+                        attempt.pieces.extend([left.to_vec(), right.to_vec()]);
+                    }
+                }
+                attempt.pieces.extend(by_two_partitions(&records, rest.into_iter().collect()));
+                let clash = world.attempts.insert((id, next), attempt);
+                assert!(clash.is_none(), "attempt {next} of {id} written twice");
+                Done::Missing(id, Some(outline(world, id, next)))
+            }
+            Task::Repair { version } => {
+                if world.fault(5) || world.view_broken {
+                    return Some(Done::Repaired(id, false));
+                }
+                for partition in 0..3 {
+                    let rows = world.table.iter().filter(|((batch, _), (record, _))| *batch == id && record.partition == partition);
+                    let rows = rows.count();
+                    if rows > 0 {
+                        let entry = world.views.entry((id, partition)).or_insert((0, 0));
+                        if version >= entry.0 {
+                            *entry = (version, rows);
+                        }
+                    }
+                }
+                Done::Repaired(id, !world.fault(5))
+            }
+            Task::Delete => {
+                let keys = world.batches[&id].0.clone();
+                for key in keys {
+                    if world.fault(10) {
+                        return Some(Done::Deleted(id, false));
+                    }
+                    world.objects.remove(&key);
+                }
+                Done::Deleted(id, !world.fault(5))
+            }
+        })
+    }
+}
+
+fn by_two_partitions(records: &[Record], rows: Vec<Row>) -> Vec<Vec<Row>> {
+    let (low, high): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|&row| records[row].partition < 2);
+    [low, high].into_iter().filter(|piece| !piece.is_empty()).collect()
+}
+
+fn limits() -> Limits {
+    Limits { concurrency: 3, batch_rows: 9, batch_objects: 3, queue: 6, window: 60, insert_deadline: 90_000, ..Limits::default() }
+}
+
+/// Runs one history and checks its end.
+fn history(seed: u64, poison: &BTreeSet<u32>, shut_schema: bool) {
+    let limits = limits();
+    let mut world = World {
+        rng: SmallRng::seed_from_u64(seed),
+        now: 0,
+        next: 0,
+        manifest: None,
+        objects: BTreeMap::new(),
+        stalled: Vec::new(),
+        batches: BTreeMap::new(),
+        attempts: BTreeMap::new(),
+        graves: BTreeMap::new(),
+        table: BTreeMap::new(),
+        tokens: VecDeque::new(),
+        window: 60,
+        views: BTreeMap::new(),
+        pending: Vec::new(),
+        results: BTreeMap::new(),
+        constraint: true,
+        view_broken: false,
+        faults: true,
+    };
+    let mut writers = vec![Writer::new(&mut world, &limits)];
+    let mut staged = 0_u32;
+    for step in 0..1_500 {
+        world.tick();
+        if world.chance(4) && staged < 60 {
+            let rows = world.rng.random_range(1..6);
+            world.stage(staged..staged + rows, poison);
+            staged += rows;
+        }
+        if world.chance(1) {
+            world.server_crash();
+        }
+        if world.chance(1) {
+            world.view_broken = !world.view_broken && !shut_schema;
+        }
+        let pick = world.rng.random_range(0..writers.len());
+        match world.rng.random_range(0..400) {
+            // Killed: what it sent goes on without it.
+            0..3 => {
+                let gone = writers.remove(pick);
+                drop(gone);
+            }
+            3..6 => writers[pick].asleep_until = world.now + world.rng.random_range(1_000..60_000),
+            6 => writers[pick].core.stop(),
+            _ => writers[pick].turn(&mut world),
+        }
+        writers.retain(|writer| writer.core.stopped().is_none());
+        if writers.is_empty() || (writers.len() < 2 && world.chance(1)) {
+            let writer = Writer::new(&mut world, &limits);
+            writers.push(writer);
+        }
+        if !world.pending.is_empty() && world.chance(60) {
+            let index = world.rng.random_range(0..world.pending.len());
+            world.server_step(index);
+        }
+        assert!(step < 1_500);
+    }
+    // From here on all is well, and the end must come.
+    let mut later = 10_000;
+    world.faults = false;
+    world.view_broken = false;
+    for _ in 0..60_000 {
+        world.tick();
+        for writer in &mut writers {
+            writer.turn(&mut world);
+        }
+        writers.retain(|writer| writer.core.stopped().is_none());
+        if writers.is_empty() {
+            let writer = Writer::new(&mut world, &limits);
+            writers.push(writer);
+        }
+        while !world.pending.is_empty() {
+            world.server_step(0);
+        }
+        // A lone refused row is put aside only once the server was seen to take another.
+        let idle = world.manifest.as_ref().is_some_and(|(manifest, _)| manifest.batches.is_empty());
+        if idle && world.objects.is_empty() && world.stalled.is_empty() {
+            break;
+        }
+        if later < 10_300 && world.chance(2) {
+            world.stage(later..later + 1, &BTreeSet::new());
+            later += 1;
+        }
+    }
+    verdict(&world, (0..staged).chain(10_000..later), poison);
+}
+
+fn verdict(world: &World, staged: impl Iterator<Item = u32>, poison: &BTreeSet<u32>) {
+    let manifest = &world.manifest.as_ref().unwrap().0;
+    assert!(manifest.batches.is_empty(), "batches left: {:?}", manifest.batches);
+    assert!(world.objects.is_empty(), "objects left: {:?}", world.objects.keys());
+    let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
+    for (record, times) in world.table.values() {
+        *seen.entry(record.id).or_default() += times;
+    }
+    let mut dead: BTreeMap<u32, u32> = BTreeMap::new();
+    for ((id, attempt), ids) in &world.graves {
+        // Only what an attempt that counted put aside; all others never reached the manifest.
+        assert!(world.attempts.contains_key(&(*id, *attempt)));
+        for record in ids {
+            *dead.entry(*record).or_default() += 1;
+        }
+    }
+    for id in staged {
+        let loaded = seen.get(&id).copied().unwrap_or(0);
+        let buried = dead.get(&id).copied().unwrap_or(0);
+        if poison.contains(&id) {
+            assert_eq!((loaded, buried), (0, 1), "poison record {id}");
+        } else {
+            assert_eq!((loaded, buried), (1, 0), "record {id}");
+        }
+    }
+    let mut rows: BTreeMap<(BatchId, u8), usize> = BTreeMap::new();
+    for ((batch, _), (record, _)) in &world.table {
+        *rows.entry((*batch, record.partition)).or_default() += 1;
+    }
+    let views: BTreeMap<(BatchId, u8), usize> = world.views.iter().map(|(key, (_, rows))| (*key, *rows)).collect();
+    assert_eq!(views, rows, "the views differ from the table");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_staged_record_is_in_the_table_and_the_views_once_whatever_happens(seed: u64) {
+        history(seed, &BTreeSet::new(), false);
+    }
+
+    #[test]
+    fn a_record_that_the_server_refuses_becomes_one_dead_letter_and_costs_no_other(seed: u64, poison in proptest::collection::btree_set(0_u32..60, 1..4)) {
+        history(seed, &poison, false);
+    }
+}
+
+#[test]
+fn a_writer_that_finds_a_newer_epoch_stops_for_good() {
+    let limits = limits();
+    let me = |name: &str| Identity { nonce: name.into(), holder: name.into(), pipeline: PipelineUid("p".into()) };
+    let mut core: Core<Tag> = Core::new(limits, me("a"));
+    let wall = UnixMs(0);
+    assert!(matches!(core.poll(0, wall)[..], [Action::ReadManifest]));
+    core.done(0, wall, Done::NoManifest { fresh: true });
+    assert!(matches!(core.poll(0, wall)[..], [Action::Swap { expected: None, .. }]));
+    core.done(0, wall, Done::Swapped(1));
+    assert!(matches!(core.poll(0, wall)[..], [Action::Load(_)]));
+    core.done(0, wall, Done::Loaded(Ok(Vec::new())));
+    let heartbeat = core.poll(6_000, wall);
+    assert!(heartbeat.iter().any(|action| matches!(action, Action::Swap { expected: Some(1), .. })));
+    core.done(6_000, wall, Done::SwapLost);
+    assert_eq!(core.stopped(), Some(&Stop::Fenced));
+    assert!(core.poll(7_000, wall).is_empty());
+}
+
+#[test]
+fn a_missing_manifest_beside_data_stops_the_writer() {
+    let me = Identity { nonce: "a".into(), holder: "a".into(), pipeline: PipelineUid("p".into()) };
+    let mut core: Core<Tag> = Core::new(limits(), me);
+    core.poll(0, UnixMs(0));
+    core.done(0, UnixMs(0), Done::NoManifest { fresh: false });
+    assert_eq!(core.stopped(), Some(&Stop::ManifestLost));
+}
+
