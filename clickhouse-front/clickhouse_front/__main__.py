@@ -93,7 +93,9 @@ def main():
     host, port = server.server_address[:2]
     print(f"ready http://{host}:{port} ClickHouse {engine.version}", flush=True)
 
-    stop.wait()
+    # A signal that another thread takes wakes no one here, so look again now and then.
+    while not stop.wait(0.5):
+        pass
     server.shutdown()
     server.server_close()
     drained = server.drain(arguments.drain_seconds)
