@@ -25,7 +25,7 @@ _OWN = {"query", "database", "user", "password", "query_id", "default_format", "
         "buffer_size", "wait_end_of_query", "client_protocol_version"}
 _MISSING = {"session_id", "session_timeout", "session_check", "compress", "decompress", "role"}
 _COMPRESSIONS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate", "zstd": "zstd", "br": "br", "lz4": "lz4",
-                 "xz": "xz", "bz2": "bz2", "snappy": "snappy"}
+                 "xz": "xz", "snappy": "snappy"}
 _CONTENT_TYPES = {"TabSeparated": "text/tab-separated-values; charset=UTF-8", "TSV": "text/tab-separated-values; charset=UTF-8",
                   "CSV": "text/csv; charset=UTF-8; header=absent", "JSON": "application/json; charset=UTF-8",
                   "JSONCompact": "application/json; charset=UTF-8", "JSONEachRow": "application/x-ndjson; charset=UTF-8",

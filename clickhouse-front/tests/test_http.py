@@ -174,18 +174,30 @@ def test_one_connection_serves_many_requests(front):
     connection.close()
 
 
-def test_too_many_queries_are_refused_with_202_and_too_many_connections_with_503(own):
-    front = own("--max-queries", "1", "--max-connections", "2")
+def test_too_many_queries_are_refused_with_202(own):
+    front = own("--max-queries", "1")
     thread, result = in_background(lambda: front.call("SELECT sleepEachRow(0.5) FROM numbers(4)"))
     time.sleep(0.7)
     refused = front.call("SELECT 1")
     assert (refused.status, refused.code) == (500, 202)
+    thread.join()
+    assert result[0].status == 200
+
+
+def test_too_many_connections_are_refused_with_503(own):
+    front = own("--max-connections", "1")
     idle = socket.create_connection(("127.0.0.1", front.port))
     until(lambda: front.call(path="/ping", method="GET").status == 503)
     idle.close()
-    thread.join()
-    assert result[0].status == 200
     until(lambda: front.call(path="/ping", method="GET").status == 200)
+
+
+def test_a_client_that_says_nothing_is_cut_off(own):
+    front = own("--client-timeout", "0.5")
+    silent = socket.create_connection(("127.0.0.1", front.port), timeout=10)
+    half = socket.create_connection(("127.0.0.1", front.port), timeout=10)
+    half.sendall(b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\nSELECT 1")
+    assert silent.recv(10) == half.recv(10) == b""
 
 
 def test_a_body_over_the_limit_is_413_announced_or_not(own):

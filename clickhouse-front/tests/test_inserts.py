@@ -62,14 +62,20 @@ def test_compressed_and_chunked_bodies_are_inserted(front, table):
         assert count(front, table) == expected
 
 
-def test_a_zstd_body_is_inserted(front, table, tmp_path):
-    front.ask(f"INSERT INTO FUNCTION file('{tmp_path}/rows.zst', 'CSV', 'x UInt64, s String', 'zstd') SELECT number, 'z' FROM numbers(100)")
-    body = (tmp_path / "rows.zst").read_bytes()
-    answer = front.call(f"INSERT INTO {table} FORMAT CSV", body=body, headers={"Content-Encoding": "zstd"})
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "br", "lz4", "xz", "snappy"])
+def test_every_compression_of_insert_data_is_read(front, table, tmp_path, encoding):
+    front.ask(f"INSERT INTO FUNCTION file('{tmp_path}/rows', 'CSV', 'x UInt64, s String', '{encoding}') SELECT number, 'z' FROM numbers(100)")
+    body = (tmp_path / "rows").read_bytes()
+    assert not body.startswith(b"0,")
+    answer = front.call(f"INSERT INTO {table} FORMAT CSV", body=body, headers={"Content-Encoding": encoding})
     assert answer.status == 200, answer.text
     assert count(front, table) == 100
-    assert front.call(body=body, headers={"Content-Encoding": "zstd"}).status == 501
-    assert front.call(f"INSERT INTO {table} FORMAT CSV", body=body, headers={"Content-Encoding": "x"}).code == 89
+
+
+def test_an_encoding_that_cannot_be_read_is_501(front, table):
+    assert front.call(body=b"SELECT 1", headers={"Content-Encoding": "zstd"}).status == 501
+    unknown = front.call(f"INSERT INTO {table} FORMAT CSV", body=b"1,a", headers={"Content-Encoding": "x"})
+    assert (unknown.status, unknown.code) == (501, 89)
 
 
 @pytest.mark.parametrize("head, body", [
