@@ -1,5 +1,7 @@
 //! What a bucket promises, claimed once and tried on both backends: a directory and a real MinIO.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
+
 #[path = "../../tests/src/child.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
 mod child;

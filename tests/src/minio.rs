@@ -132,10 +132,14 @@ fn binary() -> PathBuf {
         .find_map(|line| line.trim().strip_prefix("github.com/minio/minio "))
         .and_then(|rest| rest.split_whitespace().next())
         .expect("the pinned version");
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
-    let path = cache.join("spillway/tools").join(format!("minio-{version}"));
+    let path = cache().join("tools").join(format!("minio-{version}"));
     assert!(path.exists(), "{} is missing: run tests/tools/install.sh", path.display());
     path
+}
+
+/// Where tests/tools/install.sh puts what it builds.
+pub fn cache() -> PathBuf {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    base.expect("HOME is set").join("spillway")
 }

@@ -36,7 +36,10 @@ install_chdb() {
     version=$(chdb_version)
     [ -n "$version" ] || fail "$requirements does not pin chdb-core"
     target=$cache/chdb-$version
-    if [ -e "$target/.complete" ] && cmp -s "$requirements" "$target/.complete"; then
+    # The same folder, lock and mark as `spillway up` uses.
+    exec 8>"$target.lock"
+    flock 8
+    if [ -e "$target/complete" ] && [ -x "$target/bin/python" ]; then
         say "chdb-core $version is there: $target"
         return
     fi
@@ -44,10 +47,10 @@ install_chdb() {
     say "installing chdb-core $version into $target"
     rm -rf "$target"
     python3 -m venv "$target" || fail "python3 -m venv failed: install your system's python3-venv package"
-    local hashes=()
-    if grep -q -- --hash= "$requirements"; then hashes=(--require-hashes); fi
-    "$target/bin/pip" install --quiet --disable-pip-version-check "${hashes[@]}" -r "$requirements"
-    cp "$requirements" "$target/.complete"
+    local options=(--no-deps)
+    if grep -q -- --hash= "$requirements"; then options+=(--require-hashes); fi
+    "$target/bin/pip" install --quiet --disable-pip-version-check "${options[@]}" -r "$requirements"
+    printf %s "$version" > "$target/complete"
     say "chdb-core $version installed"
 }
 

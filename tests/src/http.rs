@@ -1,0 +1,8 @@
+//! The HTTP client of probes and producers.
+
+/// Never repeats a request by itself.
+pub fn client() -> reqwest::Client {
+    // Fails when it was done before, which is as good.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    reqwest::Client::builder().retry(reqwest::retry::never()).build().expect("a client")
+}

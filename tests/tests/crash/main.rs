@@ -1,0 +1,3 @@
+//! The crash matrix.
+
+fn main() {}

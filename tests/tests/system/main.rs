@@ -1,0 +1,7 @@
+//! The parts together: real processes, a real MinIO, the real ClickHouse engine.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
+
+mod clickhouse_facts;
+mod faulty_s3;
+mod strict_verdict;
