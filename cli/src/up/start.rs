@@ -1,0 +1,209 @@
+//! Starts everything in order, and stops it in the reverse order of the data's way: ingest drains into the bucket
+//! first, then the syncer finishes what it has begun, then ClickHouse ends.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use spillway_bucket::Bucket;
+use spillway_crds::{ValidatedPipeline, settings};
+use spillway_model::settings::{BucketSettings, ClickHouseSettings, Span};
+use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Args,
+    clickhouse::{self, Choice, Running},
+    files,
+    lock::{self, DataLock},
+    parts, ports, server,
+};
+use crate::{
+    exit::{Exit, Failure},
+    output, place,
+    send::keys,
+};
+
+/// A pipeline that runs.
+pub struct Up {
+    name: String,
+    http: SocketAddr,
+    admin: SocketAddr,
+    bucket: String,
+    clickhouse: ClickHouseSettings,
+    clickhouse_name: String,
+    pub clickhouse_url: String,
+    /// The table, as SQL names it.
+    pub table: String,
+    /// A key of each project.
+    pub keys: BTreeMap<String, String>,
+    ingest: Part,
+    syncer: Part,
+    server: Running,
+    _lock: DataLock,
+}
+
+/// A task, the way to stop it, and the sign that it has ended.
+struct Part {
+    stop: CancellationToken,
+    ended: CancellationToken,
+    task: JoinHandle<Result<Exit, Failure>>,
+}
+
+/// How it ended.
+pub struct Stopped {
+    pub exit: Exit,
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// What could not start, and what to do about it.
+pub async fn start(args: &Args) -> Result<Up, Failure> {
+    let (pipeline, secrets) = place::read_pipeline(&args.file)?;
+    let (tenants, refused) = settings::tenants_file(&pipeline, &secrets);
+    let errors: Vec<_> = refused.into_iter().flat_map(|tenant| tenant.errors).collect();
+    if !errors.is_empty() {
+        return Err(place::wrong(&args.file, &errors));
+    }
+    let lock = lock::take(&args.data).map_err(cannot_start)?;
+    let http = ports::bind(args.http, "requests", "--http").await.map_err(cannot_start)?;
+    let admin = ports::bind(args.admin, "metrics and probes", "--admin").await.map_err(cannot_start)?;
+    let files = files::write(&pipeline, &secrets, &args.data).map_err(|error| Failure::new(Exit::Usage, error))?;
+
+    let choice = Choice::make(pipeline.clickhouse.url.as_deref(), server::find());
+    let server = clickhouse::start(choice, &args.data, args.clickhouse_port).await.map_err(cannot_start)?;
+    let bucket = settings::bucket(&pipeline, &files, &place::bucket_folder(&args.data));
+    let clickhouse = settings::clickhouse(&pipeline, &files, &server.url);
+    let parts = start_parts(&pipeline, tenants, &bucket, &clickhouse, (http, admin)).await;
+    match parts {
+        Ok((ingest, syncer, open)) => Ok(Up {
+            name: pipeline.name.clone(),
+            http: args.http,
+            admin: args.admin,
+            bucket: open.describe(),
+            clickhouse_name: server.name.clone(),
+            clickhouse_url: clickhouse.url.clone(),
+            table: format!("{}.{}", clickhouse.database, clickhouse.table),
+            clickhouse,
+            keys: keys::from_pipeline(&pipeline, &secrets),
+            ingest,
+            syncer,
+            server,
+            _lock: lock,
+        }),
+        Err(failure) => {
+            server.stop().await;
+            Err(failure)
+        }
+    }
+}
+
+async fn start_parts(
+    pipeline: &ValidatedPipeline,
+    tenants: spillway_model::settings::TenantsFile,
+    bucket: &BucketSettings,
+    clickhouse: &ClickHouseSettings,
+    (http, admin): (TcpListener, TcpListener),
+) -> Result<(Part, Part, Bucket), Failure> {
+    let open = Bucket::open(bucket).await.map_err(cannot_start)?;
+    let client = ClickHouse::connect(clickhouse).map_err(cannot_start)?;
+    let applied = spillway_schema::apply(&client, &SchemaSpec::from_settings(clickhouse)).await.map_err(cannot_start)?;
+    for step in &applied.steps {
+        tracing::info!(step = %step.what, "schema");
+    }
+    let address = |listener: &TcpListener| listener.local_addr().map_err(cannot_start);
+    let mut ingest = settings::ingest(pipeline, bucket.clone(), address(&http)?, address(&admin)?);
+    if pipeline.ingest.drain_readiness_delay.is_none() {
+        // There is no load balancer that would have to notice.
+        ingest.drain.readiness_delay = Span(Duration::ZERO);
+    }
+    let syncer = settings::syncer(pipeline, bucket.clone(), clickhouse.clone(), address(&admin)?);
+    let (for_ingest, for_syncer) = (open.clone(), open.clone());
+    let syncer = Part::start(|stop| parts::syncer(syncer, for_syncer, client, stop));
+    let ingest = Part::start(|stop| parts::ingest(ingest, tenants, for_ingest, http, admin, stop));
+    Ok((ingest, syncer, open))
+}
+
+fn cannot_start(error: impl ToString) -> Failure {
+    Failure::new(Exit::Start, error)
+}
+
+impl Part {
+    fn start<F>(work: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = Result<Exit, Failure>> + Send + 'static,
+    {
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let work = work(stop.clone());
+        let guard = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            let _guard = guard;
+            work.await
+        });
+        Self { stop, ended, task }
+    }
+
+    /// Asks it to stop and waits; says why it failed, if it did.
+    async fn stop(self, name: &'static str) -> Exit {
+        self.stop.cancel();
+        match self.task.await {
+            Ok(Ok(exit)) => exit,
+            Ok(Err(failure)) => {
+                output::note(&format!("error: {name}: {failure}"));
+                failure.exit
+            }
+            Err(error) => {
+                output::note(&format!("error: {name}: {error}"));
+                Exit::Forced
+            }
+        }
+    }
+}
+
+impl Up {
+    pub fn http_url(&self) -> String {
+        format!("http://{}", self.http)
+    }
+
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
+    /// A client of the pipeline's ClickHouse.
+    ///
+    /// # Errors
+    /// When its settings can't work.
+    pub fn connect(&self) -> Result<ClickHouse, ClickHouseError> {
+        ClickHouse::connect(&self.clickhouse)
+    }
+
+    /// What runs where.
+    pub fn summary(&self) -> String {
+        format!(
+            "pipeline {} is up\n  logs        {}/v1/drain\n  admin       {}/metrics\n  bucket      {}\n  ClickHouse  {} ({})\n  table       {}",
+            self.name,
+            self.http_url(),
+            self.admin_url(),
+            self.bucket,
+            self.clickhouse_url,
+            self.clickhouse_name,
+            self.table
+        )
+    }
+
+    /// Waits until a part ends by itself, which none should.
+    pub async fn ended(&self) {
+        tokio::select! {
+            () = self.ingest.ended.cancelled() => {}
+            () = self.syncer.ended.cancelled() => {}
+        }
+    }
+
+    /// Drains and stops everything.
+    pub async fn stop(self) -> Stopped {
+        let ingest = self.ingest.stop("ingest").await;
+        let syncer = self.syncer.stop("syncer").await;
+        self.server.stop().await;
+        Stopped { exit: if ingest == Exit::Done { syncer } else { ingest } }
+    }
+}
