@@ -2,7 +2,7 @@
 //! the rows that come back. The table itself is the ledger: `(batch_id, batch_row)` names a row in it.
 
 use serde::Deserialize;
-use spillway_model::{COLUMNS, Day};
+use spillway_model::Day;
 
 use crate::client::Settings;
 use crate::preflight::Server;
@@ -81,6 +81,29 @@ pub fn count_batches<'a>(spec: &SchemaSpec, batch_ids: impl IntoIterator<Item = 
     )
 }
 
+/// Rows of a batch in one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct PartitionRows {
+    /// Days since 1970 of the rows' timestamps, UTC.
+    pub day: i32,
+    /// Days they are kept.
+    pub retention_days: u16,
+    /// How many of them there are.
+    pub rows: u64,
+}
+
+/// How many rows the table holds of a batch, per partition ([`PartitionRows`]).
+#[must_use]
+pub fn count_partitions(spec: &SchemaSpec, batch_id: &str, days: DayRange) -> String {
+    format!(
+        "SELECT toInt32(toDate(timestamp)) AS day, retention_days, count() AS rows FROM {} WHERE {} AND batch_id = {} \
+         GROUP BY day, retention_days",
+        spec.records(),
+        days.condition(),
+        literal(batch_id)
+    )
+}
+
 /// The numbers of the rows of one batch that the table holds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct PresentRows {
@@ -120,11 +143,12 @@ pub fn read_settings(spec: &SchemaSpec) -> Settings {
     }
 }
 
-/// `INSERT INTO table (every column) FORMAT format`. Columns are named, so that a table with more columns
-/// than this version knows takes its rows.
+/// `INSERT INTO table (columns) FORMAT format`. Columns are named: those that no row of the body gives are
+/// left out (naming the others takes a third off the server's work), and a table with more columns than
+/// this version knows takes its rows. No column has a DEFAULT: what is left out is empty, zero or false.
 #[must_use]
-pub fn insert_statement(spec: &SchemaSpec, format: &str) -> String {
-    let columns: Vec<String> = COLUMNS.iter().map(|column| ident(column.name)).collect();
+pub fn insert_statement<'a>(spec: &SchemaSpec, columns: impl IntoIterator<Item = &'a str>, format: &str) -> String {
+    let columns: Vec<String> = columns.into_iter().map(ident).collect();
     format!("INSERT INTO {} ({}) FORMAT {format}", spec.records(), columns.join(", "))
 }
 
@@ -141,6 +165,8 @@ pub struct Attempt<'a> {
     pub rows: u64,
     /// Number of the shard on a cluster, from 1.
     pub shard: u32,
+    /// Load the rows although a view fails; whoever sets it repairs the views afterwards.
+    pub past_views: bool,
 }
 
 /// Settings of an insert: synchronous, one block, deduplicated by the token in the table and in the views.
@@ -159,7 +185,7 @@ pub fn insert_settings(spec: &SchemaSpec, server: &Server, attempt: Attempt<'_>)
         ("max_insert_threads", "1".to_owned()),
         ("input_format_parallel_parsing", "0".to_owned()),
         ("max_partitions_per_insert_block", MAX_PARTITIONS.to_string()),
-        ("materialized_views_ignore_errors", "0".to_owned()),
+        ("materialized_views_ignore_errors", u8::from(attempt.past_views).to_string()),
         ("max_execution_time", attempt.max_execution_time.to_string()),
     ];
     settings.extend(common_settings(attempt.query_id));
@@ -210,17 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn an_insert_names_every_column_of_the_model() {
-        let sql = insert_statement(&SchemaSpec::new("logs", "records"), "ArrowStream");
-        for column in COLUMNS {
-            assert!(sql.contains(&ident(column.name)), "{} is missing in {sql}", column.name);
-        }
+    fn an_insert_names_its_columns() {
+        let sql = insert_statement(&SchemaSpec::new("logs", "records"), ["id", "message"], "ArrowStream");
+        assert_eq!(sql, "INSERT INTO `logs`.`records` (`id`, `message`) FORMAT ArrowStream");
     }
 
     #[test]
     fn a_server_without_the_new_setting_is_not_asked_to_know_it() {
         let spec = SchemaSpec::new("logs", "records");
-        let attempt = Attempt { token: "t", query_id: "q", max_execution_time: 60, rows: 10, shard: 1 };
+        let attempt = Attempt { token: "t", query_id: "q", max_execution_time: 60, rows: 10, shard: 1, past_views: false };
         let has = |server: &Server| insert_settings(&spec, server, attempt).iter().any(|(name, _)| *name == "deduplicate_insert");
         assert!(!has(&Server::new(crate::Version::new(24, 8, 4), [])));
         assert!(has(&Server::new(crate::Version::new(26, 9, 2), ["deduplicate_insert".to_owned()])));

@@ -25,6 +25,13 @@ pub const OLDEST: Version = Version::new(24, 8, 0);
 /// The first server whose text index is generally available.
 pub const TEXT_INDEX: Version = Version::new(26, 2, 0);
 
+/// The first server whose `REPLACE PARTITION` on an unreplicated table survives a kill.
+///
+/// On 24.8.4, 26.1.2, 26.3 and 26.5 the replaced parts were active again beside the new one after a SIGKILL
+/// right behind the statement (every figure counted twice); 26.7.3 and 26.9.2 leave an empty part that
+/// covers them.
+pub const SAFE_REPLACE_PARTITION: Version = Version::new(26, 7, 0);
+
 /// What `SELECT version()` returned is not a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a ClickHouse version (expected e.g. 26.3.1.5); check that the URL is a ClickHouse server")]

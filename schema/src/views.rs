@@ -14,6 +14,7 @@
 use crate::ddl::{ColumnDef, CreateTable, Engine, on_cluster, table_settings};
 use crate::spec::{SchemaSpec, Topology};
 use crate::sql::{Qualified, literal, literals};
+use crate::version::{SAFE_REPLACE_PARTITION, Version};
 
 use crate::ledger::DayRange;
 
@@ -188,7 +189,7 @@ impl View {
         columns.push(ColumnDef::plain("retention_days", "UInt16"));
         columns.push(ColumnDef::plain("batch_id", "LowCardinality(String)"));
         columns.extend(self.measures().into_iter().map(|m| ColumnDef::plain(m.name, m.kind)));
-        columns.push(ColumnDef::plain("version", "UInt32"));
+        columns.push(ColumnDef::plain("version", "UInt64"));
         let key: Vec<&str> = group.iter().map(|(name, ..)| *name).collect();
         CreateTable {
             name,
@@ -213,7 +214,7 @@ impl View {
     }
 
     /// `SELECT` of what the rows of `table` contribute, per batch, in the target's column order.
-    fn contribution(self, table: &Qualified, version: u32, also: &str) -> String {
+    fn contribution(self, table: &Qualified, version: u64, also: &str) -> String {
         let mut select: Vec<String> = self
             .group()
             .iter()
@@ -222,7 +223,7 @@ impl View {
         let group: Vec<&str> = self.group().iter().map(|(name, ..)| *name).collect();
         select.extend(["retention_days".to_owned(), "batch_id".to_owned()]);
         select.extend(self.measures().iter().map(|m| format!("{} AS {}", m.of_rows, m.name)));
-        select.push(format!("toUInt32({version}) AS version"));
+        select.push(format!("toUInt64({version}) AS version"));
         let conditions: Vec<&str> =
             self.condition().into_iter().chain((!also.is_empty()).then_some(also)).collect();
         let filter =
@@ -274,7 +275,7 @@ impl View {
     /// `version` is at least 1 and grows with every repair of the batch after rows were added. On a cluster
     /// the statement runs on a replica of the batch's shard.
     #[must_use]
-    pub fn repair_statement(self, spec: &SchemaSpec, batch_id: &str, days: DayRange, version: u32) -> String {
+    pub fn repair_statement(self, spec: &SchemaSpec, batch_id: &str, days: DayRange, version: u64) -> String {
         let of_batch = format!("batch_id = {} AND {}", literal(batch_id), days.condition());
         format!(
             "INSERT INTO {} ({})\n{}",
@@ -296,9 +297,22 @@ impl View {
         )
     }
 
+    /// Whether folding survives a crash of this server. Unfolded views are as right, only longer.
+    #[must_use]
+    pub fn can_fold(spec: &SchemaSpec, version: Version) -> bool {
+        match spec.topology {
+            Topology::Single => version >= SAFE_REPLACE_PARTITION,
+            // Replicas replace a partition by an entry of their log, which a restart takes up again.
+            Topology::Cluster(_) => true,
+        }
+    }
+
     /// Folds a partition's batches into one row per group: the days behind are read far more often than
     /// they are repaired. The rows go through a shadow table that replaces the partition in one step, so a
     /// crash anywhere leaves either the old or the new partition, and running it again starts over.
+    ///
+    /// Only where [`View::can_fold`] allows it, and only partitions that hold rows: the server refuses to
+    /// replace one by nothing.
     ///
     /// Batches of `open` keep their rows, because they may still be repaired. Nothing may be inserted into
     /// the partition meanwhile: it would be lost by the replacement.
@@ -318,7 +332,7 @@ impl View {
         let open = literals(open);
         let batch = if open.is_empty() { "''".to_owned() } else { format!("if(batch_id IN ({open}), batch_id, '')") };
         vec![
-            format!("DROP TABLE IF EXISTS {shadow}{on_cluster} SYNC"),
+            format!("DROP TABLE IF EXISTS {shadow}{on_cluster}"),
             self.table_named(spec, shadow.clone()).to_string(),
             format!(
                 "INSERT INTO {shadow} ({})\nSELECT {group}, retention_days, {batch} AS folded_batch, {}, max(version) AS folded_version\n\
@@ -330,7 +344,7 @@ impl View {
                 partition.retention_days,
             ),
             format!("ALTER TABLE {target}{on_cluster} REPLACE PARTITION {partition} FROM {shadow}"),
-            format!("DROP TABLE IF EXISTS {shadow}{on_cluster} SYNC"),
+            format!("DROP TABLE IF EXISTS {shadow}{on_cluster}"),
         ]
     }
 }

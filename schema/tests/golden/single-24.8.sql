@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS `spillway`.`logs_error_rate_batches` (
     `batch_id` LowCardinality(String),
     `records` UInt64,
     `errors` UInt64,
-    `version` UInt32
+    `version` UInt64
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
@@ -112,7 +112,7 @@ SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, f
 
 -- create the materialized view of error_rate
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_error_rate_feed` TO `spillway`.`logs_error_rate_batches` AS
-SELECT project_id, service, toStartOfMinute(timestamp) AS minute, retention_days, batch_id, count() AS records, countIf(severity IN ('error', 'fatal')) AS errors, toUInt32(0) AS version
+SELECT project_id, service, toStartOfMinute(timestamp) AS minute, retention_days, batch_id, count() AS records, countIf(severity IN ('error', 'fatal')) AS errors, toUInt64(0) AS version
 FROM `spillway`.`logs`
 GROUP BY project_id, service, minute, retention_days, batch_id;
 
@@ -134,7 +134,7 @@ CREATE TABLE IF NOT EXISTS `spillway`.`logs_http_latency_batches` (
     `requests` UInt64,
     `server_errors` UInt64,
     `duration_ms` AggregateFunction(quantilesBFloat16(0.5, 0.9, 0.95, 0.99), Float64),
-    `version` UInt32
+    `version` UInt64
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
@@ -144,7 +144,7 @@ SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, f
 
 -- create the materialized view of http_latency
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_http_latency_feed` TO `spillway`.`logs_http_latency_batches` AS
-SELECT project_id, service, http_method, http_path, toStartOfMinute(timestamp) AS minute, retention_days, batch_id, count() AS requests, countIf(http_status_code >= 500) AS server_errors, quantilesBFloat16State(0.5, 0.9, 0.95, 0.99)(http_duration_ms) AS duration_ms, toUInt32(0) AS version
+SELECT project_id, service, http_method, http_path, toStartOfMinute(timestamp) AS minute, retention_days, batch_id, count() AS requests, countIf(http_status_code >= 500) AS server_errors, quantilesBFloat16State(0.5, 0.9, 0.95, 0.99)(http_duration_ms) AS duration_ms, toUInt64(0) AS version
 FROM `spillway`.`logs`
 WHERE http_duration_ms > 0
 GROUP BY project_id, service, http_method, http_path, minute, retention_days, batch_id;
@@ -163,7 +163,7 @@ CREATE TABLE IF NOT EXISTS `spillway`.`logs_tenant_volume_batches` (
     `batch_id` LowCardinality(String),
     `records` UInt64,
     `bytes` UInt64,
-    `version` UInt32
+    `version` UInt64
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
@@ -173,7 +173,7 @@ SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, f
 
 -- create the materialized view of tenant_volume
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_tenant_volume_feed` TO `spillway`.`logs_tenant_volume_batches` AS
-SELECT project_id, toStartOfMinute(timestamp) AS minute, retention_days, batch_id, count() AS records, sum(length(message) + length(display_text) + length(body) + length(http_url) + length(error_message) + length(error_stack) + arraySum(arrayMap(t -> length(t), tags)) + arraySum(arrayMap((k, v) -> length(k) + length(v), mapKeys(attributes), mapValues(attributes))) + arraySum(arrayMap((k, v) -> length(k) + length(v), mapKeys(data), mapValues(data))) + arraySum(arrayMap((k, v) -> length(k) + length(v), mapKeys(resource_attributes), mapValues(resource_attributes)))) AS bytes, toUInt32(0) AS version
+SELECT project_id, toStartOfMinute(timestamp) AS minute, retention_days, batch_id, count() AS records, sum(length(message) + length(display_text) + length(body) + length(http_url) + length(error_message) + length(error_stack) + arraySum(arrayMap(t -> length(t), tags)) + arraySum(arrayMap((k, v) -> length(k) + length(v), mapKeys(attributes), mapValues(attributes))) + arraySum(arrayMap((k, v) -> length(k) + length(v), mapKeys(data), mapValues(data))) + arraySum(arrayMap((k, v) -> length(k) + length(v), mapKeys(resource_attributes), mapValues(resource_attributes)))) AS bytes, toUInt64(0) AS version
 FROM `spillway`.`logs`
 GROUP BY project_id, minute, retention_days, batch_id;
 
