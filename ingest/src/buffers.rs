@@ -1,0 +1,328 @@
+//! Rows in memory, one buffer per stream, raw until the flush: an encoder kept open per stream would take
+//! more memory than the rows.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use spillway_model::settings::{FlushSettings, Objects};
+use spillway_model::{ProjectId, ServiceName, TenantName};
+use tokio::sync::Notify;
+
+use crate::ack::Waiter;
+use crate::admit::StreamRows;
+use crate::books::Books;
+use crate::flush::{self, Object, Waiting};
+use crate::queue::{Held, Overload};
+
+/// A stream: one project and one service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StreamId {
+    pub(crate) project: ProjectId,
+    pub(crate) service: ServiceName,
+}
+
+/// Rows of one request in one stream. They go into one object, whole.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) rows: Vec<u8>,
+    pub(crate) count: u64,
+    /// Who waits for them; none: acknowledged from memory.
+    pub(crate) waiter: Option<Arc<Waiter>>,
+    pub(crate) since: Instant,
+    /// Keeps their place in the queue until they are staged.
+    pub(crate) _held: Held,
+}
+
+#[derive(Debug)]
+struct Stream {
+    tenant: TenantName,
+    segments: VecDeque<Segment>,
+    bytes: u64,
+    records: u64,
+}
+
+impl Stream {
+    fn oldest(&self) -> Option<Instant> {
+        self.segments.front().map(|s| s.since)
+    }
+}
+
+/// A stream's part of an object.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) stream: StreamId,
+    pub(crate) tenant: TenantName,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+}
+
+/// An object to be written.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) members: Vec<Member>,
+}
+
+/// Rows of one request that were admitted.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) tenant: TenantName,
+    pub(crate) tally: Tally,
+    pub(crate) streams: Vec<StreamRows>,
+    pub(crate) held: Vec<Held>,
+    pub(crate) waiter: Option<Arc<Waiter>>,
+}
+
+/// What a request counts for, apart from the rows that are buffered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub received: u64,
+    /// Of the body, decompressed.
+    pub bytes: u64,
+    pub rejected: Vec<(&'static str, u64)>,
+}
+
+/// What was not staged when the process stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOver {
+    /// Acknowledged from memory, and gone.
+    pub lost_records: u64,
+    /// Never acknowledged: their senders know.
+    pub unacknowledged_records: u64,
+}
+
+/// What `/metrics` shows of the buffers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) books: Books,
+    pub(crate) streams: u64,
+    pub(crate) oldest: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    streams: HashMap<StreamId, Stream>,
+    streams_of: HashMap<TenantName, u64>,
+    books: Books,
+    /// Records in flight that were acknowledged from memory.
+    in_flight_from_memory: u64,
+    /// Of those, the ones that could never be staged.
+    lost_from_memory: u64,
+    /// When the flusher looks again by itself.
+    wakes_at: Option<Instant>,
+}
+
+/// All streams of the process.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    flush: FlushSettings,
+    objects: Objects,
+    max_streams_per_tenant: u64,
+    inner: Mutex<Inner>,
+    /// Something is due sooner than the flusher thinks.
+    pub(crate) changed: Notify,
+}
+
+impl Buffers {
+    pub(crate) fn new(flush: FlushSettings, objects: Objects, max_streams_per_tenant: u64) -> Self {
+        Self { flush, objects, max_streams_per_tenant, inner: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Takes a request's rows, all or none of them.
+    ///
+    /// # Errors
+    /// When the tenant would have too many streams.
+    pub(crate) fn append(&self, append: Append, now: Instant) -> Result<(), Overload> {
+        let Append { tenant, mut tally, streams, held, waiter } = append;
+        let ids: Vec<_> = streams
+            .iter()
+            .map(|s| StreamId { project: s.project.clone(), service: s.service.clone() })
+            .collect();
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let new = ids.iter().filter(|id| !inner.streams.contains_key(*id)).count() as u64;
+        let open = inner.streams_of.entry(tenant.clone()).or_default();
+        if new > 0 && *open + new > self.max_streams_per_tenant {
+            tally.rejected.push(("overload", streams.iter().map(|s| s.count).sum()));
+            inner.books.count(&tenant, &tally);
+            return Err(Overload::TenantStreams { limit: self.max_streams_per_tenant });
+        }
+        *open += new;
+        inner.books.count(&tenant, &tally);
+        let mut due = false;
+        for ((id, part), held) in ids.into_iter().zip(streams).zip(held) {
+            inner.books.place(&tenant, &id.project).buffered += part.count;
+            let stream = inner.streams.entry(id).or_insert_with(|| Stream {
+                tenant: tenant.clone(),
+                segments: VecDeque::new(),
+                bytes: 0,
+                records: 0,
+            });
+            stream.bytes += part.rows.len() as u64;
+            stream.records += part.count;
+            due |= stream.bytes >= self.flush.max_bytes.0 || stream.records >= self.flush.max_records;
+            stream.segments.push_back(Segment {
+                rows: part.rows,
+                count: part.count,
+                waiter: waiter.clone(),
+                since: now,
+                _held: held,
+            });
+        }
+        let by_age = now + self.flush.max_age.get();
+        if due || inner.wakes_at.is_none_or(|at| at > by_age) {
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Counts a request of which nothing is taken.
+    pub(crate) fn count(&self, tenant: &TenantName, tally: &Tally) {
+        self.inner.lock().books.count(tenant, tally);
+    }
+
+    /// Takes the rows of at most `puts` objects, and says when the next stream will be due: now, if one had
+    /// to be left for want of budget.
+    pub(crate) fn take(&self, now: Instant, puts: usize, at_once: bool) -> (Vec<Job>, Option<Instant>) {
+        let mut inner = self.inner.lock();
+        let mut due = Vec::new();
+        let mut next = None;
+        for (id, stream) in &inner.streams {
+            let Some(oldest) = stream.oldest() else { continue };
+            let waiting = Waiting {
+                stream: id,
+                bytes: stream.bytes,
+                records: stream.records,
+                age: now.saturating_duration_since(oldest),
+            };
+            if flush::is_due(&waiting, &self.flush, at_once) {
+                due.push(waiting);
+            } else {
+                let at = oldest + self.flush.max_age.get();
+                next = Some(next.map_or(at, |n: Instant| n.min(at)));
+            }
+        }
+        let count = due.len();
+        let plan: Vec<Vec<StreamId>> = flush::plan(due, puts, self.objects, self.flush.max_bytes.0)
+            .into_iter()
+            .map(|object| match object {
+                Object::One(id) => vec![id.clone()],
+                Object::Packed(ids) => ids.into_iter().cloned().collect(),
+            })
+            .collect();
+        let planned: usize = plan.iter().map(Vec::len).sum();
+        let mut left = count > planned;
+        let jobs = plan
+            .into_iter()
+            .map(|ids| {
+                let members = ids.into_iter().filter_map(|id| inner.take_stream(id, &self.flush, &mut left));
+                Job { members: members.collect() }
+            })
+            .filter(|job| !job.members.is_empty())
+            .collect();
+        if left {
+            next = Some(now);
+        }
+        inner.wakes_at = next;
+        (jobs, next)
+    }
+
+    /// The rows of a job are in the bucket.
+    pub(crate) fn staged(&self, members: &[Member]) {
+        let mut inner = self.inner.lock();
+        for member in members {
+            let place = inner.books.place(&member.tenant, &member.stream.project);
+            place.in_flight = place.in_flight.saturating_sub(member.records);
+            place.staged += member.records;
+            place.staged_bytes += member.bytes;
+            inner.in_flight_from_memory = inner.in_flight_from_memory.saturating_sub(from_memory(&member.segments));
+        }
+    }
+
+    /// The rows of a job can never be staged.
+    pub(crate) fn lost(&self, members: &[Member]) {
+        let mut inner = self.inner.lock();
+        for member in members {
+            let place = inner.books.place(&member.tenant, &member.stream.project);
+            place.in_flight = place.in_flight.saturating_sub(member.records);
+            place.lost += member.records;
+            inner.lost_from_memory += from_memory(&member.segments);
+            inner.in_flight_from_memory = inner.in_flight_from_memory.saturating_sub(from_memory(&member.segments));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.streams.is_empty() && inner.books.places.values().all(|p| p.in_flight == 0)
+    }
+
+    /// Gives up what is not staged and says what it was.
+    pub(crate) fn give_up(&self) -> LeftOver {
+        let mut inner = self.inner.lock();
+        let buffered: u64 = inner.streams.values().map(|s| from_memory(&s.segments)).sum();
+        let mut all = 0;
+        for place in inner.books.places.values_mut() {
+            let gone = place.buffered + place.in_flight;
+            all += gone;
+            place.lost += gone;
+            place.buffered = 0;
+            place.in_flight = 0;
+        }
+        let lost_records = buffered + inner.in_flight_from_memory + inner.lost_from_memory;
+        inner.streams.clear();
+        inner.in_flight_from_memory = 0;
+        LeftOver { lost_records, unacknowledged_records: all.saturating_sub(lost_records) }
+    }
+
+    pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
+        let inner = self.inner.lock();
+        let oldest = inner.streams.values().filter_map(Stream::oldest).min();
+        Snapshot {
+            books: inner.books.clone(),
+            streams: inner.streams.len() as u64,
+            oldest: oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+        }
+    }
+}
+
+fn from_memory<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> u64 {
+    segments.into_iter().filter(|s| s.waiter.is_none()).map(|s| s.count).sum()
+}
+
+impl Inner {
+    /// Takes a stream's oldest segments, one object's worth.
+    fn take_stream(&mut self, id: StreamId, flush: &FlushSettings, left: &mut bool) -> Option<Member> {
+        let stream = self.streams.get_mut(&id)?;
+        let (mut segments, mut bytes, mut records) = (Vec::new(), 0, 0);
+        while bytes < flush.max_bytes.0
+            && records < flush.max_records
+            && let Some(segment) = stream.segments.pop_front()
+        {
+            bytes += segment.rows.len() as u64;
+            records += segment.count;
+            segments.push(segment);
+        }
+        stream.bytes = stream.bytes.saturating_sub(bytes);
+        stream.records = stream.records.saturating_sub(records);
+        let tenant = stream.tenant.clone();
+        if stream.segments.is_empty() {
+            self.streams.remove(&id);
+            if let Some(open) = self.streams_of.get_mut(&tenant) {
+                *open = open.saturating_sub(1);
+                if *open == 0 {
+                    self.streams_of.remove(&tenant);
+                }
+            }
+        } else {
+            // More came than one object takes; the rest has waited as long.
+            *left = true;
+        }
+        let place = self.books.place(&tenant, &id.project);
+        place.buffered = place.buffered.saturating_sub(records);
+        place.in_flight += records;
+        self.in_flight_from_memory += from_memory(&segments);
+        Some(Member { stream: id, tenant, segments, records, bytes })
+    }
+}

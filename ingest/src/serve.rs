@@ -1,0 +1,260 @@
+//! One ingest process from start to drained.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use spillway_bucket::Bucket;
+use spillway_model::Incarnation;
+use spillway_model::settings::{IngestSettings, SettingsError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Health};
+use crate::buffers::{Buffers, LeftOver};
+use crate::http::{self, App};
+use crate::intake::Intake;
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::server;
+use crate::settings::LoadError;
+use crate::stage::Stager;
+use crate::store::Store;
+use crate::tenants::{Registry, TenantsSource};
+
+/// Why ingest could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error("settings can't be used: {0}")]
+    Settings(#[from] SettingsError),
+    #[error("tenants can't be used: {0}")]
+    Tenants(#[from] LoadError),
+    #[error("{address} can't be listened on: {source}; stop what uses the port or set `{setting}` to another")]
+    Port { address: SocketAddr, setting: &'static str, source: std::io::Error },
+}
+
+impl IngestError {
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Settings(error) => error.reason(),
+            Self::Tenants(error) => error.reason(),
+            Self::Port { .. } => "port_taken",
+        }
+    }
+}
+
+/// The two ports, bound before anything else happens.
+#[derive(Debug)]
+pub struct Listeners {
+    pub http: TcpListener,
+    /// None: no probes, no metrics, no `/drain`.
+    pub admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// # Errors
+    /// When a port is taken.
+    pub async fn bind(settings: &IngestSettings) -> Result<Self, IngestError> {
+        let bind = async |address, setting| {
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| IngestError::Port { address, setting, source })
+        };
+        Ok(Self { http: bind(settings.http, "http").await?, admin: Some(bind(settings.admin, "admin").await?) })
+    }
+}
+
+/// How the process is told to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Stop taking requests, stage what is there, end.
+    pub drain: CancellationToken,
+    /// End now.
+    pub force: CancellationToken,
+}
+
+/// How the process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// What was not staged.
+    pub left_over: LeftOver,
+    /// Requests that were under way were all answered.
+    pub all_answered: bool,
+    /// It was told to end before it was drained.
+    pub forced: bool,
+}
+
+impl DrainReport {
+    /// 0: every record is staged. 4: records that had been acknowledged from memory are lost. 5: forced.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.forced {
+            5
+        } else if self.left_over.lost_records > 0 {
+            4
+        } else {
+            0
+        }
+    }
+}
+
+/// Runs until told to stop and drained.
+///
+/// # Errors
+/// When it can't start.
+pub async fn serve(
+    settings: IngestSettings,
+    tenants: TenantsSource,
+    bucket: Bucket,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> Result<DrainReport, IngestError> {
+    serve_into(settings, tenants, Arc::new(bucket), listeners, shutdown).await
+}
+
+/// As [`serve`], into anything that takes objects.
+///
+/// # Errors
+/// When it can't start.
+pub async fn serve_into(
+    settings: IngestSettings,
+    tenants: TenantsSource,
+    store: Arc<dyn Store>,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> Result<DrainReport, IngestError> {
+    settings.validate()?;
+    let drain = settings.drain.clone();
+    let tenants = Arc::new(Registry::load(tenants, settings.default_retention_days)?);
+    let queue = Queue::new(&settings.queue);
+    let buffers = Arc::new(Buffers::new(
+        settings.flush.clone(),
+        settings.objects,
+        settings.queue.max_streams_per_tenant,
+    ));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&buffers), Arc::clone(&queue)));
+    metrics.tenants.set(tenants.current().len() as i64);
+    let incarnation = Incarnation::new(&host_name(), rand::random());
+    tracing::info!(%incarnation, tenants = tenants.current().len(), "ingest starts");
+    let stager = Stager::new(&settings, Arc::clone(&buffers), store, Arc::clone(&metrics), incarnation);
+    let app = Arc::new(App {
+        intake: Intake::new(Arc::clone(&buffers), settings.ack_timeout.get()),
+        settings,
+        tenants: Arc::clone(&tenants),
+        queue,
+        buffers: Arc::clone(&buffers),
+        metrics: Arc::clone(&metrics),
+        stopping: AtomicBool::new(false),
+        health: Health::new(Arc::clone(&stager)),
+    });
+
+    let background = CancellationToken::new();
+    let _ends_background = background.clone().drop_guard();
+    spawn_until(&background, Arc::clone(&stager).run());
+    spawn_until(&background, watch_tenants(tenants, Arc::clone(&metrics)));
+    if let Some(listener) = listeners.admin {
+        let (router, stop) = (admin::router(Arc::clone(&app)), background.clone());
+        spawn_until(&background, async move {
+            server::serve(listener, router, stop, Duration::from_secs(1)).await;
+        });
+    }
+    let no_more = CancellationToken::new();
+    let requests = server::serve(
+        listeners.http,
+        http::router(Arc::clone(&app)),
+        no_more.clone(),
+        drain.request_timeout.get(),
+    );
+
+    let mut report = DrainReport::default();
+    let drained = async {
+        shutdown.drain.cancelled().await;
+        tracing::info!("told to stop: no more requests are taken");
+        metrics.draining.set(1);
+        wait_for_load_balancers(&app.health, drain.readiness_delay.get()).await;
+        app.stopping.store(true, std::sync::atomic::Ordering::Release);
+        // From here on durable requests are answered as soon as the bucket has their rows.
+        stager.hurry();
+        no_more.cancel();
+    };
+    let finish = async {
+        let (all_answered, ()) = tokio::join!(requests, drained);
+        let empty = empty(&buffers);
+        let staged = tokio::time::timeout(drain.flush_timeout.get(), empty).await.is_ok();
+        (all_answered, staged)
+    };
+    tokio::select! {
+        (all_answered, _) = finish => report.all_answered = all_answered,
+        () = shutdown.force.cancelled() => report.forced = true,
+    }
+    report.left_over = buffers.give_up();
+    log(&report);
+    Ok(report)
+}
+
+/// Readiness goes off; if `/drain` had turned it off before, the rest of its delay is waited for. Without
+/// it nobody routes by readiness and waiting serves nobody.
+async fn wait_for_load_balancers(health: &Health, delay: Duration) {
+    if let Some(since) = health.unready_since() {
+        tokio::time::sleep_until((since + delay).into()).await;
+    }
+    health.unready();
+}
+
+async fn empty(buffers: &Buffers) {
+    while !buffers.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn watch_tenants(tenants: Arc<Registry>, metrics: Arc<Metrics>) {
+    let registry = Arc::clone(&tenants);
+    let failures = Arc::clone(&metrics);
+    let watch = registry.watch(move || {
+        failures.tenants_reload_failures.inc();
+    });
+    let count = async {
+        let mut ticks = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            ticks.tick().await;
+            metrics.tenants.set(tenants.current().len() as i64);
+        }
+    };
+    tokio::join!(watch, count);
+}
+
+fn spawn_until(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = task => {}
+        }
+    });
+}
+
+fn log(report: &DrainReport) {
+    let LeftOver { lost_records, unacknowledged_records } = report.left_over;
+    if lost_records > 0 {
+        tracing::error!(
+            lost_records,
+            unacknowledged_records,
+            "records that were acknowledged from memory are lost: the bucket did not take them in time"
+        );
+    } else if unacknowledged_records > 0 {
+        tracing::warn!(unacknowledged_records, "records were not staged; their senders were not told they were");
+    } else {
+        tracing::info!(forced = report.forced, "drained: every record is staged");
+    }
+}
+
+/// The pod's name in Kubernetes, the machine's elsewhere.
+fn host_name() -> String {
+    std::env::var("HOSTNAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map_or_else(|| "ingest".to_owned(), |name| name.trim().to_owned())
+}

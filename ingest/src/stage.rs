@@ -1,0 +1,295 @@
+//! Takes what is due from the buffers, encodes it and writes it to the bucket, until the bucket has it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use spillway_bucket::{BucketError, Put};
+use spillway_model::settings::IngestSettings;
+use spillway_model::{CodecError, FormatVersion, Home, Incarnation, ObjectKey, UnixMs, codec};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::buffers::{Buffers, Job, Member};
+use crate::limits::Bucket as Tokens;
+use crate::metrics::Metrics;
+use crate::retry::{self, Failure};
+use crate::store::Store;
+
+/// The flusher looks at least so often, so that `/livez` can tell that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Writes the buffers' objects.
+pub(crate) struct Stager {
+    buffers: Arc<Buffers>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    incarnation: Incarnation,
+    number: AtomicU64,
+    level: i32,
+    put_timeout: Duration,
+    concurrency: usize,
+    in_flight: AtomicUsize,
+    /// PUTs that may be sent now.
+    budget: Mutex<Tokens>,
+    /// Nothing is sent before: the store asked to slow down.
+    not_before: Mutex<Instant>,
+    /// Encoders at work: more than there are cores would only take memory.
+    encoders: Semaphore,
+    beat: Mutex<Instant>,
+    /// Everything is due.
+    hurry: CancellationToken,
+}
+
+/// An encoded object and what waits for it.
+struct Encoded {
+    body: Bytes,
+    members: Vec<Member>,
+}
+
+impl Stager {
+    pub(crate) fn new(
+        settings: &IngestSettings,
+        buffers: Arc<Buffers>,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        incarnation: Incarnation,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Arc::new(Self {
+            buffers,
+            store,
+            metrics,
+            incarnation,
+            number: AtomicU64::new(0),
+            level: settings.compression_level,
+            put_timeout: settings.put_timeout.get(),
+            concurrency: settings.put_concurrency as usize,
+            in_flight: AtomicUsize::new(0),
+            budget: Mutex::new(Tokens::new(f64::from(settings.max_puts_per_second), 1.0, now)),
+            not_before: Mutex::new(now),
+            encoders: Semaphore::new(cores),
+            beat: Mutex::new(now),
+            hurry: CancellationToken::new(),
+        })
+    }
+
+    /// From now on everything is due at once, whatever the PUT budget: the process is about to stop.
+    pub(crate) fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
+    /// How long ago the flusher last looked at the buffers.
+    pub(crate) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.beat.lock())
+    }
+
+    /// Flushes for ever.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            let now = Instant::now();
+            *self.beat.lock() = now;
+            let hurry = self.hurry.is_cancelled();
+            let (jobs, next) = self.buffers.take(now, self.puts(now, hurry), hurry);
+            self.budget.lock().charge(jobs.len() as u64, now);
+            for job in jobs {
+                self.in_flight.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(Arc::clone(&self).stage(job));
+            }
+            let wake = self.wake_at(now, next, hurry);
+            tokio::select! {
+                () = self.buffers.changed.notified() => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+                () = self.hurry.cancelled(), if !hurry => {}
+            }
+        }
+    }
+
+    /// How many PUTs may begin now.
+    fn puts(&self, now: Instant, hurry: bool) -> usize {
+        let free = self.concurrency.saturating_sub(self.in_flight.load(Ordering::Relaxed));
+        if hurry {
+            return free;
+        }
+        if now < *self.not_before.lock() {
+            return 0;
+        }
+        free.min(usize::try_from(self.budget.lock().available(now)).unwrap_or(usize::MAX))
+    }
+
+    fn wake_at(&self, now: Instant, next: Option<Instant>, hurry: bool) -> Instant {
+        let latest = now + HEARTBEAT;
+        match next {
+            None => latest,
+            // Due but not taken: for want of a free PUT, whose end notifies, or of budget, which is waited for.
+            Some(at) if at <= now && !hurry => {
+                let budget = now + self.budget.lock().wait(now).max(Duration::from_millis(5));
+                budget.max(*self.not_before.lock()).min(latest)
+            }
+            Some(at) => at.clamp(now + Duration::from_millis(1), latest),
+        }
+    }
+
+    async fn stage(self: Arc<Self>, job: Job) {
+        let oldest = job.members.iter().flat_map(|m| &m.segments).map(|s| s.since).min();
+        if let Some(encoded) = self.encode(job).await {
+            self.put(&encoded).await;
+            self.buffers.staged(&encoded.members);
+            for segment in encoded.members.iter().flat_map(|m| &m.segments) {
+                if let Some(waiter) = &segment.waiter {
+                    waiter.one_staged();
+                }
+            }
+            if let Some(oldest) = oldest {
+                self.metrics.stage_seconds.observe(oldest.elapsed().as_secs_f64());
+            }
+        }
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.buffers.changed.notify_one();
+    }
+
+    async fn encode(&self, job: Job) -> Option<Encoded> {
+        let _permit = self.encoders.acquire().await.ok()?;
+        let level = self.level;
+        let started = Instant::now();
+        let encoded = tokio::task::spawn_blocking(move || encode(job, level)).await;
+        match encoded {
+            Ok(Ok(encoded)) => {
+                self.metrics.encode_seconds.observe(started.elapsed().as_secs_f64());
+                Some(encoded)
+            }
+            Ok(Err((members, error))) => {
+                let records: u64 = members.iter().map(|m| m.records).sum();
+                tracing::error!(%error, records, "rows could not be encoded and are lost");
+                self.buffers.lost(&members);
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "encoding a flush failed and its rows are lost");
+                None
+            }
+        }
+    }
+
+    fn next_key(&self, members: &[Member]) -> ObjectKey {
+        let home = match members {
+            [only] => Home::Stream {
+                project: only.stream.project.clone(),
+                service: only.stream.service.clone(),
+            },
+            _ => Home::Packed,
+        };
+        ObjectKey {
+            home,
+            time: UnixMs::now(),
+            incarnation: self.incarnation.clone(),
+            number: self.number.fetch_add(1, Ordering::Relaxed) + 1,
+            version: FormatVersion::V1,
+            rows: members.iter().map(|m| m.records).sum(),
+            raw_bytes: members.iter().map(|m| m.bytes).sum(),
+        }
+    }
+
+    /// Until the bucket has it. What came of an attempt may be unknown, so every attempt writes the same
+    /// bytes under the same key.
+    async fn put(&self, encoded: &Encoded) {
+        let mut key = self.next_key(&encoded.members);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let text = key.to_string();
+            let started = Instant::now();
+            let put = self.store.put(&text, encoded.body.clone());
+            let result = tokio::time::timeout(self.put_timeout, put).await;
+            self.metrics.put_seconds.observe(started.elapsed().as_secs_f64());
+            let (failure, reason, detail) = match result {
+                Ok(Ok(Put::Created(_))) => {
+                    self.metrics.put("created");
+                    self.metrics.object(encoded.members.len() > 1, encoded.body.len() as u64);
+                    if attempt > 1 {
+                        tracing::info!(key = text, attempt, "object staged after all");
+                    }
+                    return;
+                }
+                Ok(Ok(Put::Exists)) => {
+                    // Another process has this incarnation: ours goes elsewhere, theirs is not touched.
+                    tracing::error!(key = text, "the key holds another object; the next number is taken");
+                    self.metrics.put("exists");
+                    key = self.next_key(&encoded.members);
+                    continue;
+                }
+                Ok(Err(error)) => (failure(&error), error.reason(), error.to_string()),
+                Err(_) => (Failure::Transient, "Timeout", format!("no answer in {:?}", self.put_timeout)),
+            };
+            self.metrics.put(reason);
+            let pause = retry::pause(attempt, failure, rand::random());
+            if attempt == 1 || attempt.is_multiple_of(10) {
+                let rows = key.rows;
+                tracing::warn!(key = text, attempt, rows, reason, detail, ?pause, "object not staged yet; trying again");
+            }
+            self.wait(pause, failure).await;
+            self.budget.lock().charge(1, Instant::now());
+        }
+    }
+
+    async fn wait(&self, pause: Duration, failure: Failure) {
+        let until = Instant::now() + pause;
+        if matches!(failure, Failure::SlowDown(_)) {
+            let mut not_before = self.not_before.lock();
+            *not_before = until.max(*not_before);
+        }
+        // While the process stops, a second is the most that can be spent waiting.
+        let hurried = async {
+            self.hurry.cancelled().await;
+            tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(until.into()) => {}
+            () = hurried => {}
+        }
+    }
+}
+
+fn failure(error: &BucketError) -> Failure {
+    match error {
+        BucketError::SlowDown { .. } => Failure::SlowDown(error.retry_after()),
+        error if error.is_transient() => Failure::Transient,
+        _ => Failure::NeedsHelp,
+    }
+}
+
+/// One gzip member per stream. The rows are freed: from here on only their encoded bytes are kept.
+fn encode(job: Job, level: i32) -> Result<Encoded, (Vec<Member>, CodecError)> {
+    let mut members = job.members;
+    let mut bodies = Vec::with_capacity(members.len());
+    for member in &mut members {
+        match encode_member(member, level) {
+            Ok(body) => bodies.push(body),
+            Err(error) => return Err((members, error)),
+        }
+    }
+    let body = match bodies.pop() {
+        Some(only) if bodies.is_empty() => only.into(),
+        Some(last) => {
+            bodies.push(last);
+            bodies.concat().into()
+        }
+        None => Bytes::new(),
+    };
+    Ok(Encoded { body, members })
+}
+
+fn encode_member(member: &mut Member, level: i32) -> Result<Vec<u8>, CodecError> {
+    let mut rows: Vec<_> = member.segments.iter_mut().map(|s| std::mem::take(&mut s.rows)).collect();
+    match (rows.pop(), rows.is_empty()) {
+        (Some(only), true) => codec::encode(FormatVersion::V1, &only, level),
+        (Some(last), false) => {
+            rows.push(last);
+            codec::encode(FormatVersion::V1, &rows.concat(), level)
+        }
+        (None, _) => codec::encode(FormatVersion::V1, &[], level),
+    }
+}
