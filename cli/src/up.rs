@@ -14,17 +14,19 @@ pub mod server;
 pub mod signals;
 pub mod start;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use self::{
-    signals::Signals,
-    start::{Stopped, Up},
-};
+use tokio::time::timeout;
+
+use self::{signals::Signals, start::Up};
 use crate::{
     exit::{Exit, Failure},
     log::{self, LogFormat},
     output,
 };
+
+/// From the second signal to the end.
+const FORCED: Duration = Duration::from_secs(3);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -72,12 +74,19 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     if !args.once {
         output::note("stopping: draining what is buffered; once more to force it");
     }
-    let stopped = tokio::select! {
-        stopped = up.stop() => stopped,
-        () = signals.next() => Stopped { exit: Exit::Forced },
+    let force = up.force.clone();
+    let mut stop = std::pin::pin!(up.stop());
+    let exit = tokio::select! {
+        exit = &mut stop => exit,
+        () = signals.next() => {
+            force.cancel();
+            // Long enough to say what was lost.
+            let _ = timeout(FORCED, stop).await;
+            Exit::Forced
+        }
     };
     demo?;
-    Ok(stopped.exit)
+    Ok(exit)
 }
 
 /// Until there is a reason to stop other than a signal.

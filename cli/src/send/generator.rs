@@ -43,19 +43,16 @@ struct Log<'a> {
     metadata: Metadata<'a>,
 }
 
-/// The first four become columns, the others attributes.
+/// The first three become columns, the others attributes.
 #[derive(Serialize)]
 struct Metadata<'a> {
     trace_id: String,
     span_id: String,
     session_id: String,
-    user_id: String,
     run: &'a str,
     producer: String,
     seq: String,
-    region: &'a str,
     status: String,
-    duration_ms: String,
 }
 
 /// One kind of event of a web shop: how often, how bad, and its text with places for what varies.
@@ -75,8 +72,6 @@ const EVENTS: &[Event] = &[
     Event { weight: 5, level: "error", statuses: &[500, 502, 503], text: "upstream inventory closed the connection after {ms} ms while reserving {n} items of order {id}" },
     Event { weight: 2, level: "fatal", statuses: &[500], text: "worker {id} ran out of memory after {n} jobs, restarting" },
 ];
-
-const REGIONS: &[&str] = &["eu-central-1", "eu-west-1", "us-east-1", "ap-south-1"];
 
 impl Producer {
     pub fn new(load: Arc<Load>, number: u32, seed: u64) -> Self {
@@ -129,13 +124,10 @@ impl Producer {
                 trace_id: format!("{:032x}", random.random::<u128>()),
                 span_id: format!("{:016x}", random.random::<u64>()),
                 session_id: format!("sess-{:08x}", random.random::<u32>()),
-                user_id: format!("user-{user}"),
                 run: &self.load.run,
                 producer: name(&self.load, self.number),
                 seq: self.next.to_string(),
-                region: REGIONS[random.random_range(0..REGIONS.len())],
                 status: event.statuses[random.random_range(0..event.statuses.len())].to_string(),
-                duration_ms: duration.to_string(),
             },
         };
         self.next += 1;

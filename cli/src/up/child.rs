@@ -82,6 +82,8 @@ async fn keep(name: &'static str, program: Program, mut child: Child, log: PathB
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
+        // `wait` would close it, and a child may take that for our end.
+        let _stdin = child.stdin.take();
         let status = tokio::select! {
             status = child.wait() => status,
             () = stop.cancelled() => return end(name, child).await,
@@ -152,6 +154,17 @@ mod tests {
         let child = Supervised::start("test", shell("echo $$; exit 1"), log.clone()).unwrap();
         let pids = until(&log, 2).await;
         assert_ne!(pids[0], pids[1]);
+        child.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_child_can_tell_by_its_stdin_that_we_live() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let child = Supervised::start("test", shell("echo begun; cat; echo orphaned; sleep 60"), log.clone()).unwrap();
+        until(&log, 1).await;
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(until(&log, 1).await, ["begun"]);
         child.stop().await;
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use spillway_bucket::Bucket;
 use spillway_crds::{ValidatedPipeline, settings};
+use spillway_ingest::{Listeners, Shutdown};
 use spillway_model::settings::{BucketSettings, ClickHouseSettings, Span};
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -39,6 +40,8 @@ pub struct Up {
     ingest: Part,
     syncer: Part,
     server: Running,
+    /// Ends ingest without draining.
+    pub force: CancellationToken,
     _lock: DataLock,
 }
 
@@ -47,11 +50,6 @@ struct Part {
     stop: CancellationToken,
     ended: CancellationToken,
     task: JoinHandle<Result<Exit, Failure>>,
-}
-
-/// How it ended.
-pub struct Stopped {
-    pub exit: Exit,
 }
 
 /// Starts everything.
@@ -74,7 +72,8 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
     let server = clickhouse::start(choice, &args.data, args.clickhouse_port).await.map_err(cannot_start)?;
     let bucket = settings::bucket(&pipeline, &files, &place::bucket_folder(&args.data));
     let clickhouse = settings::clickhouse(&pipeline, &files, &server.url);
-    let parts = start_parts(&pipeline, tenants, &bucket, &clickhouse, (http, admin)).await;
+    let force = CancellationToken::new();
+    let parts = start_parts(&pipeline, tenants, &bucket, &clickhouse, (http, admin), &force).await;
     match parts {
         Ok((ingest, syncer, open)) => Ok(Up {
             name: pipeline.name.clone(),
@@ -89,6 +88,7 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
             ingest,
             syncer,
             server,
+            force,
             _lock: lock,
         }),
         Err(failure) => {
@@ -104,13 +104,11 @@ async fn start_parts(
     bucket: &BucketSettings,
     clickhouse: &ClickHouseSettings,
     (http, admin): (TcpListener, TcpListener),
+    force: &CancellationToken,
 ) -> Result<(Part, Part, Bucket), Failure> {
     let open = Bucket::open(bucket).await.map_err(cannot_start)?;
     let client = ClickHouse::connect(clickhouse).map_err(cannot_start)?;
-    let applied = spillway_schema::apply(&client, &SchemaSpec::from_settings(clickhouse)).await.map_err(cannot_start)?;
-    for step in &applied.steps {
-        tracing::info!(step = %step.what, "schema");
-    }
+    spillway_schema::apply(&client, &SchemaSpec::from_settings(clickhouse)).await.map_err(cannot_start)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(cannot_start);
     let mut ingest = settings::ingest(pipeline, bucket.clone(), address(&http)?, address(&admin)?);
     if pipeline.ingest.drain_readiness_delay.is_none() {
@@ -120,7 +118,11 @@ async fn start_parts(
     let syncer = settings::syncer(pipeline, bucket.clone(), clickhouse.clone(), address(&admin)?);
     let (for_ingest, for_syncer) = (open.clone(), open.clone());
     let syncer = Part::start(|stop| parts::syncer(syncer, for_syncer, client, stop));
-    let ingest = Part::start(|stop| parts::ingest(ingest, tenants, for_ingest, http, admin, stop));
+    let listeners = Listeners { http, admin: Some(admin) };
+    let force = force.clone();
+    let ingest = Part::start(|drain| {
+        parts::ingest(ingest, tenants, for_ingest, listeners, Shutdown { drain, force })
+    });
     Ok((ingest, syncer, open))
 }
 
@@ -200,10 +202,10 @@ impl Up {
     }
 
     /// Drains and stops everything.
-    pub async fn stop(self) -> Stopped {
+    pub async fn stop(self) -> Exit {
         let ingest = self.ingest.stop("ingest").await;
         let syncer = self.syncer.stop("syncer").await;
         self.server.stop().await;
-        Stopped { exit: if ingest == Exit::Done { syncer } else { ingest } }
+        if ingest == Exit::Done { syncer } else { ingest }
     }
 }
