@@ -13,6 +13,7 @@ pub mod record;
 pub mod row;
 pub mod settings;
 pub mod time;
+pub mod visit;
 
 pub use codec::{CodecError, FormatVersion};
 pub use columns::{COLUMNS, Column, ColumnKind};

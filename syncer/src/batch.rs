@@ -176,6 +176,8 @@ pub struct Piece {
 pub struct DeadRow {
     /// Its number in the batch.
     pub row: u32,
+    /// How many rows it stands for: 1, or all rows of an object that can't be decoded.
+    pub rows: u64,
     /// The attempt that put it aside: its dead-letter object says so too.
     pub attempt: u64,
     /// Project it belongs to, as far as that can be told.

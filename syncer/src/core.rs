@@ -403,7 +403,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             let limits = &self.limits;
             let Some(flight) = self.flights.get_mut(&id) else { continue };
             if let Need::Do(task) = flight.need_within(&around, limits) {
-                flight.started(&around, limits);
+                flight.started(&around);
                 if matches!(task, Task::Repair { .. }) {
                     self.repairs += 1;
                 }

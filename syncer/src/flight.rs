@@ -39,7 +39,7 @@ impl Outline {
         }
         for dead in &attempt.dead {
             let project = dead.project.as_ref().map_or(UNKNOWN_PROJECT, |project| project.as_str());
-            totals.entry(project.to_owned()).or_default().dead_lettered += 1;
+            totals.entry(project.to_owned()).or_default().dead_lettered += dead.rows;
         }
         Self {
             pieces: attempt.pieces.iter().map(|piece| piece.rows.len()).collect(),
@@ -204,6 +204,8 @@ pub struct Flight {
     settled: bool,
     /// The views may lack rows of this batch.
     repair_due: bool,
+    /// Its next inserts go past failing views: a view's refusal must not look like the data's.
+    past_views: bool,
     /// The manifest says that it is stuck.
     pub stuck: bool,
     /// Pieces refused for their data.
@@ -237,6 +239,7 @@ impl Flight {
             burned: false,
             settled: false,
             repair_due: false,
+            past_views: false,
             stuck: false,
             refused: Vec::new(),
             begun: None,
@@ -311,7 +314,7 @@ impl Flight {
             Step::Insert(piece) => Need::Do(Task::Insert {
                 attempt: self.attempt,
                 piece: *piece,
-                past_views: self.view_failures >= 2,
+                past_views: self.past_views || self.view_failures >= 2,
             }),
             Step::Count | Step::ReadBack => Need::Do(Task::Count),
             Step::AwaitOver if !self.burned && around.now < self.over_at => Need::Wait(self.over_at),
@@ -339,7 +342,7 @@ impl Flight {
     }
 
     /// The task that [`Self::need`] named has been started.
-    pub fn started(&mut self, around: &Around, limits: &Limits) {
+    pub fn started(&mut self, around: &Around) {
         self.busy = true;
         match self.step {
             Step::Insert(_) => {
@@ -456,6 +459,10 @@ impl Flight {
             // Only here is a split decided, and only with nothing of the batch alive at the server.
             if !self.settled {
                 self.step = Step::AwaitOver;
+            } else if !self.past_views {
+                self.past_views = true;
+                self.refused.clear();
+                self.step = Step::Insert(0);
             } else if self.must_not_split(around) {
                 self.blocked = true;
                 self.refused.clear();

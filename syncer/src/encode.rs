@@ -1,0 +1,295 @@
+//! A batch's objects to its inserts: decode, number the lines, read the rows, put the unreadable ones aside,
+//! lay the others out. A function of its inputs alone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow_schema::ArrowError;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use spillway_model::time::UnixMs;
+use spillway_model::{Home, ObjectKey, ProjectId, Record, codec, read_row};
+
+use crate::batch::{Attempt, BatchId, DeadRow, Member, Partition, Piece, RowSet};
+use crate::dead::DeadLetter;
+use crate::transcode::{Body, Encoder};
+
+/// What an object may expand to whatever its key promises.
+const MAX_OBJECT_BYTES: u64 = 1 << 30;
+
+/// A staged object as fetched.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Key relative to the prefix.
+    pub key: String,
+    /// The key's parts.
+    pub parts: ObjectKey,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// Which rows go into which insert.
+#[derive(Debug, Clone, Copy)]
+pub enum Layout<'a> {
+    /// All rows, so many partitions to an insert.
+    Narrow(usize),
+    /// Exactly these.
+    Pieces(&'a [RowSet]),
+}
+
+/// The outcome of [`encode`].
+#[derive(Debug, Default)]
+pub struct Encoded {
+    /// The objects and the lines found in them.
+    pub members: Vec<Member>,
+    /// What to insert, and what the batch amounts to.
+    pub attempt: Attempt,
+    /// The bodies of the attempt's pieces.
+    pub bodies: Vec<Body>,
+    /// Unreadable rows with their bytes.
+    pub letters: Vec<DeadLetter>,
+    /// Earliest admission among the rows, for measuring lag.
+    pub earliest: Option<UnixMs>,
+}
+
+/// A row of a batch, as far as planning needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowInfo {
+    /// Index into [`Survey::projects`].
+    pub project: u32,
+    /// Index into [`Survey::partitions`].
+    pub partition: u32,
+}
+
+/// All rows of a batch by number.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// One per line; `None`: unreadable.
+    pub rows: Vec<Option<RowInfo>>,
+    /// The projects that occur.
+    pub projects: Vec<ProjectId>,
+    /// The partitions that occur.
+    pub partitions: Vec<Partition>,
+}
+
+/// A line, as [`lines`] hands it out.
+enum Line<'a> {
+    Row(&'a [u8], Result<Record<'a>, spillway_model::RowError>),
+    /// The object can't be decoded; stands for that many rows.
+    Damaged(u64, String),
+}
+
+/// Decodes the objects one after the other and hands out each line with its number and its object.
+fn lines(sources: &[Source], mut with: impl FnMut(u32, &Source, Line<'_>)) -> Vec<Member> {
+    let mut number = 0_u32;
+    let mut members = Vec::with_capacity(sources.len());
+    for source in sources {
+        let first = number;
+        let limit = usize::try_from(source.parts.raw_bytes.min(MAX_OBJECT_BYTES)).unwrap_or(usize::MAX);
+        match codec::decode(source.parts.version, &source.bytes, limit) {
+            Ok(raw) => {
+                for line in raw.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                    with(number, source, Line::Row(line, read_row(line)));
+                    number = number.saturating_add(1);
+                }
+            }
+            Err(error) => {
+                let rows = source.parts.rows.clamp(1, 1 << 20);
+                with(number, source, Line::Damaged(rows, error.to_string()));
+                number = number.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
+            }
+        }
+        members.push(Member { key: source.key.clone(), rows: u64::from(number - first) });
+    }
+    members
+}
+
+fn partition(record: &Record<'_>) -> Partition {
+    Partition { day: record.timestamp.day(), retention_days: record.retention_days }
+}
+
+fn dead(row: u32, rows: u64, source: &Source, reason: &str, detail: String) -> DeadRow {
+    let project = match &source.parts.home {
+        Home::Stream { project, .. } => Some(project.clone()),
+        Home::Packed => None,
+    };
+    DeadRow { row, rows, attempt: 0, project, reason: reason.to_owned(), detail }
+}
+
+/// Encodes a batch.
+///
+/// # Errors
+/// When a column of one insert holds more than 2 GiB.
+pub fn encode(id: BatchId, batch_id: &str, sources: &[Source], layout: Layout<'_>) -> Result<Encoded, ArrowError> {
+    let mut out = Encoded::default();
+    let mut makers: Vec<(Encoder, Vec<u32>, BTreeMap<Partition, u64>)> = Vec::new();
+    if let Layout::Pieces(pieces) = layout {
+        makers.resize_with(pieces.len(), Default::default);
+    }
+    let mut piece_of: HashMap<Partition, usize> = HashMap::new();
+    let mut totals: HashMap<(Partition, ProjectId), u64> = HashMap::new();
+    let mut last: Option<((Partition, ProjectId), u64)> = None;
+    out.members = lines(sources, |number, source, line| match line {
+        Line::Row(_, Ok(record)) if ProjectId::check(&record.project_id).is_ok() => {
+            let partition = partition(&record);
+            let piece = match layout {
+                Layout::Narrow(width) => {
+                    let next = piece_of.len() / width.max(1);
+                    *piece_of.entry(partition).or_insert(next)
+                }
+                Layout::Pieces(pieces) => {
+                    match pieces.iter().position(|rows| rows.contains(number)) {
+                        Some(piece) => piece,
+                        None => return,
+                    }
+                }
+            };
+            if makers.len() <= piece {
+                makers.resize_with(piece + 1, Default::default);
+            }
+            let (encoder, rows, partitions) = &mut makers[piece];
+            encoder.push(number, &record);
+            rows.push(number);
+            match &mut last {
+                Some(((same, project), count)) if *same == partition && project.as_str() == record.project_id => {
+                    *count += 1;
+                }
+                _ => {
+                    if let Some((key, count)) = last.take() {
+                        *totals.entry(key).or_default() += count;
+                    }
+                    if let Ok(project) = ProjectId::parse(&record.project_id) {
+                        last = Some(((partition, project), 1));
+                    }
+                }
+            }
+            *partitions.entry(partition).or_default() += 1;
+            let received = record.received_at;
+            out.earliest = Some(out.earliest.map_or(received, |earliest| earliest.min(received)));
+        }
+        Line::Row(raw, read) => {
+            let (reason, detail) = match read {
+                Ok(record) => ("bad_project", format!("{:?} is no project name", record.project_id)),
+                Err(error) => (error.reason(), error.to_string()),
+            };
+            out.letters.push(DeadLetter::new(id, dead(number, 1, source, reason, detail), source.key.clone(), raw));
+        }
+        Line::Damaged(rows, detail) => {
+            let row = dead(number, rows, source, "damaged_object", detail);
+            out.letters.push(DeadLetter::new(id, row, source.key.clone(), &source.bytes));
+        }
+    });
+    if let Some((key, count)) = last {
+        *totals.entry(key).or_default() += count;
+    }
+    let mut partitions: BTreeMap<Partition, u64> = BTreeMap::new();
+    for ((partition, project), rows) in totals {
+        *partitions.entry(partition).or_default() += rows;
+        *out.attempt.projects.entry(project).or_default() += rows;
+    }
+    out.attempt.partitions = partitions.into_iter().collect();
+    out.attempt.dead = out.letters.iter().map(|letter| letter.row.clone()).collect();
+    for (encoder, rows, partitions) in makers {
+        let body = encoder.finish(batch_id)?;
+        out.attempt.pieces.push(Piece {
+            rows: RowSet::from_sorted(rows),
+            digest: hex::encode(Sha256::digest(&body.bytes)),
+            partitions: u32::try_from(partitions.len()).unwrap_or(u32::MAX),
+        });
+        out.bodies.push(body);
+    }
+    Ok(out)
+}
+
+/// Looks at every row without laying it out.
+#[must_use]
+pub fn survey(sources: &[Source]) -> Survey {
+    let mut out = Survey::default();
+    lines(sources, |_, _, line| match line {
+        Line::Row(_, Ok(record)) => {
+            let Ok(project) = ProjectId::parse(&record.project_id) else { return out.rows.push(None) };
+            let partition = partition(&record);
+            let info = RowInfo {
+                project: place(&mut out.projects, project),
+                partition: place(&mut out.partitions, partition),
+            };
+            out.rows.push(Some(info));
+        }
+        Line::Row(_, Err(_)) => out.rows.push(None),
+        Line::Damaged(rows, _) => out.rows.extend((0..rows).map(|_| None)),
+    });
+    out
+}
+
+/// The raw lines of these rows, with their objects' keys.
+#[must_use]
+pub fn raw_lines(sources: &[Source], rows: &RowSet) -> BTreeMap<u32, (String, Vec<u8>)> {
+    let mut out = BTreeMap::new();
+    lines(sources, |number, source, line| match line {
+        Line::Row(raw, _) if rows.contains(number) => {
+            out.insert(number, (source.key.clone(), raw.to_vec()));
+        }
+        Line::Damaged(..) if rows.contains(number) => {
+            out.insert(number, (source.key.clone(), source.bytes.to_vec()));
+        }
+        _ => {}
+    });
+    out
+}
+
+fn place<T: PartialEq>(values: &mut Vec<T>, value: T) -> u32 {
+    let at = values.iter().rposition(|known| *known == value).unwrap_or_else(|| {
+        values.push(value);
+        values.len() - 1
+    });
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+/// The next attempt of a batch: `missing` rows, with the refused pieces cut up or put aside.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// Its inserts.
+    pub pieces: Vec<RowSet>,
+    /// Rows put aside now.
+    pub dead: Vec<u32>,
+}
+
+/// Decides the next attempt. A refused piece of which no row is in the table is cut by project first, so
+/// that one project's poison leaves the others alone, then in halves, down to the row that is put aside.
+/// `bury_whole`: refused pieces are put aside as they are.
+#[must_use]
+pub fn next_attempt(survey: &Survey, missing: &RowSet, refused: &[&RowSet], bury_whole: bool, width: usize) -> Next {
+    let mut next = Next::default();
+    let mut taken: Vec<u32> = Vec::new();
+    for piece in refused {
+        if piece.is_empty() || piece.iter().any(|row| !missing.contains(row)) {
+            continue;
+        }
+        taken.extend(piece.iter());
+        if piece.len() == 1 || bury_whole {
+            next.dead.extend(piece.iter());
+            continue;
+        }
+        let mut by_project: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for row in piece.iter() {
+            let project = survey.rows.get(row as usize).copied().flatten().map_or(u32::MAX, |info| info.project);
+            by_project.entry(project).or_default().push(row);
+        }
+        if by_project.len() > 1 {
+            next.pieces.extend(by_project.into_values().map(RowSet::from_sorted));
+        } else {
+            let rows: Vec<u32> = piece.iter().collect();
+            let (left, right) = rows.split_at(rows.len() / 2);
+            next.pieces.extend([left, right].map(|half| RowSet::from_sorted(half.iter().copied())));
+        }
+    }
+    taken.sort_unstable();
+    let mut groups: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+    let mut order: Vec<u32> = Vec::new();
+    for row in missing.iter().filter(|row| taken.binary_search(row).is_err()) {
+        let Some(info) = survey.rows.get(row as usize).copied().flatten() else { continue };
+        let at = place(&mut order, info.partition) as usize;
+        groups.entry(at / width.max(1)).or_default().push(row);
+    }
+    next.pieces.extend(groups.into_values().map(RowSet::from_sorted));
+    next
+}
