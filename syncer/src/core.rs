@@ -131,7 +131,7 @@ pub enum Stop {
     Fenced,
     /// The manifest is gone although data is there.
     #[error(
-        "_spillway/manifest.json is missing although the bucket or the table holds data of this pipeline; restore it, or follow docs/recovery.md: beginning anew could load records twice"
+        "_spillway/manifest.json is missing although the bucket or the table holds data of this pipeline; restore it, or follow docs/recovery.md: beginning anew could load records twice. If nothing of this pipeline was ever loaded: spillway-syncer --init"
     )]
     ManifestLost,
     /// A control object is gone.

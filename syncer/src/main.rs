@@ -25,7 +25,8 @@ struct Args {
     /// Settings file (YAML or JSON).
     #[arg(long)]
     settings: PathBuf,
-    /// Write the pipeline's first manifest and exit. Refused when rows or batches of it are there already.
+    /// Apply the schema, write the pipeline's first manifest and exit. Harmless when both are there; refused
+    /// when rows or batches are there without a manifest.
     #[arg(long)]
     init: bool,
     /// Log as `json` or `text`.
@@ -92,6 +93,8 @@ async fn serve(settings: SyncerSettings, init: bool) -> Result<(), SyncerError> 
         ClickHouse::connect(&settings.clickhouse).map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
     if init {
         let spec = SchemaSpec::from_settings(&settings.clickhouse);
+        let applied = spillway_schema::apply(&clickhouse, &spec).await;
+        applied.map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
         return runner::initialise(&bucket, &clickhouse, &spec).await;
     }
     let taken = |error| SyncerError::Admin(format!("can't listen on {} ({error}); choose another `admin` address", settings.admin));

@@ -80,7 +80,7 @@ fn interval() -> Span {
     Span::ms(500)
 }
 fn idle_interval() -> Span {
-    Span::secs(30)
+    Span::secs(5)
 }
 fn concurrency() -> u32 {
     2
