@@ -4,4 +4,5 @@
 
 mod clickhouse_facts;
 mod faulty_s3;
+mod killed_at_rename;
 mod strict_verdict;
