@@ -1,6 +1,6 @@
 //! One batch on its way from "planned" to "gone": a pure state machine. It decides, the core carries its
-//! wishes into the manifest, the runner acts. Why each step is as it is stands in docs/architecture.md
-//! under "Commit protocol"; the words used here are the same.
+//! wishes into the manifest, the runner acts. Why each step is as it is stands in
+//! docs/commit-protocol.md; the words used here are the same.
 
 use std::collections::BTreeMap;
 
