@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod exit;
 pub mod log;
 pub mod manifest;
+pub mod metrics;
 pub mod output;
 pub mod place;
 pub mod send;

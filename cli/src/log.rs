@@ -1,4 +1,4 @@
-//! Logs go to stderr: text for people, JSON for everybody else. `RUST_LOG` chooses what.
+//! Logs go to stderr: text for people, JSON for everybody else. `SPILLWAY_LOG` chooses what.
 
 use std::io::{self, IsTerminal};
 
@@ -14,7 +14,7 @@ pub enum LogFormat {
 
 /// Starts logging; JSON unless asked otherwise or on a terminal.
 pub fn start(format: Option<LogFormat>, default_filter: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let filter = EnvFilter::try_from_env("SPILLWAY_LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
     let terminal = io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

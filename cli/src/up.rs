@@ -39,9 +39,12 @@ pub struct Args {
     /// Where logs are received
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub http: SocketAddr,
-    /// Metrics, probes and /drain
+    /// Ingest's metrics, probes and /drain
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     pub admin: SocketAddr,
+    /// The syncer's metrics and probes
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9091")]
+    pub syncer_admin: SocketAddr,
     /// Port of the ClickHouse that is started when the pipeline names none
     #[arg(long, value_name = "PORT", default_value_t = 8123)]
     pub clickhouse_port: u16,

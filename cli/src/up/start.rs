@@ -29,6 +29,7 @@ pub struct Up {
     name: String,
     http: SocketAddr,
     admin: SocketAddr,
+    syncer_admin: SocketAddr,
     bucket: String,
     clickhouse: ClickHouseSettings,
     clickhouse_name: String,
@@ -66,6 +67,8 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
     let lock = lock::take(&args.data).map_err(cannot_start)?;
     let http = ports::bind(args.http, "requests", "--http").await.map_err(cannot_start)?;
     let admin = ports::bind(args.admin, "metrics and probes", "--admin").await.map_err(cannot_start)?;
+    let syncer_admin =
+        ports::bind(args.syncer_admin, "the syncer's metrics", "--syncer-admin").await.map_err(cannot_start)?;
     let files = files::write(&pipeline, &secrets, &args.data).map_err(|error| Failure::new(Exit::Usage, error))?;
 
     let choice = Choice::make(pipeline.clickhouse.url.as_deref(), server::find());
@@ -73,12 +76,13 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
     let bucket = settings::bucket(&pipeline, &files, &place::bucket_folder(&args.data));
     let clickhouse = settings::clickhouse(&pipeline, &files, &server.url);
     let force = CancellationToken::new();
-    let parts = start_parts(&pipeline, tenants, &bucket, &clickhouse, (http, admin), &force).await;
+    let parts = start_parts(&pipeline, tenants, &bucket, &clickhouse, Listening { http, admin, syncer_admin }, &force).await;
     match parts {
         Ok((ingest, syncer, open)) => Ok(Up {
             name: pipeline.name.clone(),
             http: args.http,
             admin: args.admin,
+            syncer_admin: args.syncer_admin,
             bucket: open.describe(),
             clickhouse_name: server.name.clone(),
             clickhouse_url: clickhouse.url.clone(),
@@ -98,26 +102,35 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
     }
 }
 
+/// The ports that were taken.
+struct Listening {
+    http: TcpListener,
+    admin: TcpListener,
+    syncer_admin: TcpListener,
+}
+
 async fn start_parts(
     pipeline: &ValidatedPipeline,
     tenants: spillway_model::settings::TenantsFile,
     bucket: &BucketSettings,
     clickhouse: &ClickHouseSettings,
-    (http, admin): (TcpListener, TcpListener),
+    Listening { http, admin, syncer_admin }: Listening,
     force: &CancellationToken,
 ) -> Result<(Part, Part, Bucket), Failure> {
     let open = Bucket::open(bucket).await.map_err(cannot_start)?;
     let client = ClickHouse::connect(clickhouse).map_err(cannot_start)?;
-    spillway_schema::apply(&client, &SchemaSpec::from_settings(clickhouse)).await.map_err(cannot_start)?;
+    let spec = SchemaSpec::from_settings(clickhouse);
+    spillway_schema::apply(&client, &spec).await.map_err(cannot_start)?;
+    spillway_syncer::initialise(&open, &client, &spec).await.map_err(cannot_start)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(cannot_start);
     let mut ingest = settings::ingest(pipeline, bucket.clone(), address(&http)?, address(&admin)?);
     if pipeline.ingest.drain_readiness_delay.is_none() {
         // There is no load balancer that would have to notice.
         ingest.drain.readiness_delay = Span(Duration::ZERO);
     }
-    let syncer = settings::syncer(pipeline, bucket.clone(), clickhouse.clone(), address(&admin)?);
+    let syncer = settings::syncer(pipeline, bucket.clone(), clickhouse.clone(), address(&syncer_admin)?);
     let (for_ingest, for_syncer) = (open.clone(), open.clone());
-    let syncer = Part::start(|stop| parts::syncer(syncer, for_syncer, client, stop));
+    let syncer = Part::start(|stop| parts::syncer(syncer, for_syncer, client, syncer_admin, stop));
     let listeners = Listeners { http, admin: Some(admin) };
     let force = force.clone();
     let ingest = Part::start(|drain| {
@@ -182,10 +195,11 @@ impl Up {
     /// What runs where.
     pub fn summary(&self) -> String {
         format!(
-            "pipeline {} is up\n  logs        {}/v1/drain\n  admin       {}/metrics\n  bucket      {}\n  ClickHouse  {} ({})\n  table       {}",
+            "pipeline {} is up\n  logs        {}/v1/drain\n  ingest      {}/metrics\n  syncer      http://{}/metrics\n  bucket      {}\n  ClickHouse  {} ({})\n  table       {}",
             self.name,
             self.http_url(),
             self.admin_url(),
+            self.syncer_admin,
             self.bucket,
             self.clickhouse_url,
             self.clickhouse_name,
