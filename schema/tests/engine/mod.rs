@@ -1,7 +1,6 @@
 //! Starts the embedded ClickHouse in a folder of its own.
 //!
-//! The Python with chdb-core is `$SPILLWAY_PYTHON`, or the one of the virtual environment that `make`
-//! prepares under `~/.cache/spillway`.
+//! The engine is where tests/tools/install.sh puts it.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{BufRead, BufReader};
@@ -18,12 +17,19 @@ pub(crate) struct Engine {
     _data: tempfile::TempDir,
 }
 
+const REQUIREMENTS: &str = include_str!("../../../clickhouse-front/requirements.txt");
+
 fn python() -> PathBuf {
-    if let Some(python) = std::env::var_os("SPILLWAY_PYTHON") {
-        return python.into();
-    }
-    let home = std::env::var_os("HOME").expect("HOME is set");
-    Path::new(&home).join(".cache/spillway/chdb-venv/bin/python")
+    let version = REQUIREMENTS
+        .lines()
+        .find_map(|line| line.strip_prefix("chdb-core=="))
+        .and_then(|rest| rest.split_whitespace().next())
+        .expect("the pinned version");
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache"))).expect("HOME is set");
+    let path = cache.join(format!("spillway/chdb-{version}/bin/python"));
+    assert!(path.exists(), "{} is missing: run tests/tools/install.sh", path.display());
+    path
 }
 
 impl Engine {
