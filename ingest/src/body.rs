@@ -102,7 +102,7 @@ mod tests {
     fn a_bomb_is_stopped_at_the_limit() {
         let raw = vec![0; 50 << 20];
         for (encoding, body) in [(Encoding::Gzip, gzip(&raw)), (Encoding::Zstd, zstd(&raw))] {
-            assert!(body.len() < 300_000);
+            assert!(body.len() < raw.len() / 20);
             assert_eq!(decode(encoding, body, 1 << 20), Err(BodyError::ExpandsTooFar { limit: 1 << 20 }));
         }
     }

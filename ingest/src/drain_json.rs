@@ -8,11 +8,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
 };
 use sonic_rs::LazyValue;
 use spillway_model::{Record, Severity, UnixNanos};
 
+use crate::nesting::{self, MAX_DEPTH};
 use crate::refusal::Refusal;
 
 /// How records stand in a body.
@@ -85,7 +86,7 @@ pub fn parse<'a>(
     if text.trim().is_empty() {
         return Err(ParseError::Empty);
     }
-    let mut reader = Reader { raw: Raw::default(), record: Record::default(), each, seen: 0, max_records };
+    let mut reader = Reader { text, raw: Raw::default(), record: Record::default(), each, seen: 0, max_records };
     match format {
         Format::Logs => parse_logs(text, &mut reader),
         Format::Lines => parse_lines(text, &mut reader),
@@ -95,8 +96,10 @@ pub fn parse<'a>(
 fn parse_logs<'a>(text: &'a str, reader: &mut Reader<'a, '_>) -> Result<(), ParseError> {
     let mut json = sonic_rs::Deserializer::from_str(text);
     let mut logs_seen = 0;
+    // Any and not map, here and below: a value of another type is the visitor's to refuse then. The parser
+    // would skip it first, see `nesting`.
     let result = json
-        .deserialize_map(LogsVisitor { reader, logs_seen: &mut logs_seen })
+        .deserialize_any(LogsVisitor { reader, logs_seen: &mut logs_seen })
         .and_then(|()| json.end());
     if reader.seen > reader.max_records {
         return Err(ParseError::TooManyRecords { limit: reader.max_records });
@@ -120,7 +123,7 @@ fn parse_lines<'a>(text: &'a str, reader: &mut Reader<'a, '_>) -> Result<(), Par
         }
         let mut json = sonic_rs::Deserializer::from_str(line);
         let result =
-            json.deserialize_any(RecordVisitor { raw: reader.raw.reset() }).and_then(|()| json.end());
+            json.deserialize_any(RecordVisitor { raw: reader.raw.reset(line) }).and_then(|()| json.end());
         match result {
             Ok(()) => reader.finish(),
             Err(e) => {
@@ -146,6 +149,7 @@ fn first_line(error: &sonic_rs::Error) -> String {
 }
 
 struct Reader<'a, 'f> {
+    text: &'a str,
     raw: Raw<'a>,
     record: Record<'a>,
     each: &'f mut dyn FnMut(&mut Record<'a>, Option<Refusal>),
@@ -165,6 +169,10 @@ impl Reader<'_, '_> {
 /// A record's fields as they were sent.
 #[derive(Default)]
 struct Raw<'a> {
+    /// The text that the record is part of.
+    text: &'a str,
+    /// The text was looked at as a whole and is not nested too deep.
+    is_shallow: bool,
     not_an_object: bool,
     metadata_not_an_object: bool,
     bad_metadata_string: bool,
@@ -181,11 +189,25 @@ struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
-    fn reset(&mut self) -> &mut Self {
+    fn reset(&mut self, text: &'a str) -> &mut Self {
         let mut attributes = std::mem::take(&mut self.attributes);
         attributes.clear();
-        *self = Self { attributes, ..Self::default() };
+        let is_shallow = self.is_shallow && std::ptr::eq(self.text, text);
+        *self = Self { text, is_shallow, attributes, ..Self::default() };
         self
+    }
+
+    /// Before the parser skips the value of this key: whether that can be done without running out of stack.
+    fn check_depth<E: serde::de::Error>(&mut self, key: &Cow<'a, str>) -> Result<(), E> {
+        let shallow = self.is_shallow
+            || match nesting::value_after(self.text, key) {
+                Some(value) => !matches!(value.first(), Some(b'{' | b'[')) || nesting::is_shallow(value),
+                None => {
+                    self.is_shallow = nesting::is_shallow(self.text.as_bytes());
+                    self.is_shallow
+                }
+            };
+        if shallow { Ok(()) } else { Err(E::custom(format_args!("nested more than {MAX_DEPTH} deep"))) }
     }
 
     fn fill(&mut self, record: &mut Record<'a>) -> Result<(), Refusal> {
@@ -314,12 +336,22 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Other)
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        while seq.next_element::<Ignored>()?.is_some() {}
         Ok(Scalar::Other)
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        while map.next_entry::<Ignored, Ignored>()?.is_some() {}
         Ok(Scalar::Other)
+    }
+}
+
+/// A value that nobody asked for. Read by the parser's visits, which count their depth; its own way to skip
+/// a value does not.
+struct Ignored;
+
+impl<'de> Deserialize<'de> for Ignored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor).map(|_| Self)
     }
 }
 
@@ -374,7 +406,7 @@ macro_rules! no_object {
         }
         fn visit_seq<A: SeqAccess<'de>>($self, mut seq: A) -> Result<(), A::Error> {
             $note;
-            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            while seq.next_element::<Ignored>()?.is_some() {}
             Ok(())
         }
     };
@@ -408,6 +440,7 @@ impl<'de> Visitor<'de> for RecordVisitor<'_, 'de> {
                 "message" => self.raw.message = map.next_value()?,
                 "metadata" => map.next_value_seed(MetadataVisitor { raw: self.raw })?,
                 _ => {
+                    self.raw.check_depth(&key)?;
                     let value: LazyValue<'de> = map.next_value()?;
                     self.raw.extra(key, &value);
                 }
@@ -443,6 +476,7 @@ impl<'de> Visitor<'de> for MetadataVisitor<'_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
+            self.raw.check_depth(&key)?;
             let value: LazyValue<'de> = map.next_value()?;
             self.raw.extra(key, &value);
         }
@@ -476,7 +510,7 @@ impl<'de> Visitor<'de> for LogsVisitor<'_, 'de, '_> {
                 *self.logs_seen += 1;
                 map.next_value_seed(Elements { reader: &mut *self.reader })?;
             } else {
-                map.next_value::<IgnoredAny>()?;
+                map.next_value::<Ignored>()?;
             }
         }
         Ok(())
@@ -490,7 +524,7 @@ struct Elements<'r, 'a, 'f> {
 impl<'de> DeserializeSeed<'de> for Elements<'_, 'de, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -502,10 +536,10 @@ impl<'de> Visitor<'de> for Elements<'_, 'de, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(RecordVisitor { raw: self.reader.raw.reset() })?.is_some() {
+        while seq.next_element_seed(RecordVisitor { raw: self.reader.raw.reset(self.reader.text) })?.is_some() {
             self.reader.finish();
             if self.reader.seen > self.reader.max_records {
-                return Err(serde::de::Error::custom("too many records"));
+                return Err(A::Error::custom("too many records"));
             }
         }
         Ok(())

@@ -17,6 +17,7 @@ mod http;
 pub mod intake;
 pub mod limits;
 mod metrics;
+mod nesting;
 pub mod process;
 pub mod queue;
 pub mod refusal;

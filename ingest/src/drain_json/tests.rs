@@ -169,11 +169,24 @@ fn nesting_without_end_is_no_way_to_kill_the_process() {
             format!("{{\"logs\":[{{\"x\":{nested}}}]}}"),
             format!("{{\"logs\":[{{\"metadata\":{{\"x\":{nested}}}}}]}}"),
             format!("{{\"logs\":[{{\"metadata\":{nested}}}]}}"),
+            format!("{{\"logs\":[{{\"\\u0061\":{nested}}}]}}"),
+            format!("{{\"metadata\":{{\"\\u0061\":{nested}}}}}"),
+            format!("{{\"message\":{nested}}}"),
             nested.clone(),
         ] {
             let _ = run(body.as_bytes(), Format::Logs);
             let _ = run(body.as_bytes(), Format::Lines);
         }
+    }
+}
+
+#[test]
+fn nesting_on_purpose_is_kept() {
+    let nested = format!("{}1{}", "[".repeat(90), "]".repeat(90));
+    for key in ["a", "\\u0061"] {
+        let body = GOOD.replace('}', &format!(r#","metadata":{{"{key}":{nested}}}}}"#));
+        let record = run(body.as_bytes(), Format::Lines).unwrap().remove(0).unwrap();
+        assert_eq!(record.attributes, [("a".into(), nested.clone().into())]);
     }
 }
 
