@@ -68,6 +68,8 @@ pub struct Pipeline {
     pub schema: SchemaSpec,
     pub ingest: Option<Process>,
     pub syncers: Vec<Process>,
+    /// Past the proxy, so that its rules see a syncer's requests only.
+    direct_clickhouse: String,
     started: usize,
     sent: Arc<Sent>,
     dir: tempfile::TempDir,
@@ -76,6 +78,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Sets up bucket, schema and settings; starts no process.
     pub async fn new(servers: &Servers, name: &str, store: Store) -> Self {
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let dir = tempfile::Builder::new().prefix("spillway-test-").tempdir().expect("a temporary folder");
         let ingest_s3 = Proxy::start(servers.minio.port()).await;
         let syncer_s3 = Proxy::start(servers.minio.port()).await;
@@ -99,9 +102,8 @@ impl Pipeline {
         let bucket = Bucket::open(&bucket_at(&servers.minio.endpoint())).await.expect("the bucket opens");
         let clickhouse = ClickHouse::connect(&direct).expect("the client is made");
         let schema = SchemaSpec::from_settings(&direct);
-        spillway_schema::apply(&clickhouse, &schema).await.expect("the schema is applied");
-        Self {
-            name: name.to_owned(),
+        let pipeline = Self {
+            name: name.clone(),
             ingest_settings: quick_ingest(bucket_at(&ingest_s3.url())),
             syncer_settings: quick_syncer(bucket_at(&syncer_s3.url()), through_proxy),
             ingest_s3,
@@ -112,10 +114,25 @@ impl Pipeline {
             schema,
             ingest: None,
             syncers: Vec::new(),
+            direct_clickhouse: direct.url.clone(),
             started: 0,
             sent: Arc::default(),
             dir,
-        }
+        };
+        pipeline.initialise().await;
+        pipeline
+    }
+
+    /// Applies the schema and writes the first manifest, as whoever sets up a pipeline does once.
+    async fn initialise(&self) {
+        let mut settings = self.syncer_settings.clone();
+        settings.clickhouse.url.clone_from(&self.direct_clickhouse);
+        let settings = self.write("init.json", &settings);
+        let mut command = built("spillway-syncer");
+        command.arg("--init").arg("--settings").arg(settings);
+        let mut process = Process::start("init", self.dir.path(), &mut command);
+        let status = process.wait(START).await;
+        assert!(status.success(), "the pipeline can't be set up ({status}):\n{}", process.log());
     }
 
     pub async fn start_ingest(&mut self) {
@@ -162,7 +179,6 @@ impl Pipeline {
 
     fn start(&mut self, kind: &str, mut command: Command, failpoint: Option<&str>) -> Process {
         self.started += 1;
-        command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()));
         command.env_remove("SPILLWAY_FAILPOINT");
         if let Some(failpoint) = failpoint {
             command.env("SPILLWAY_FAILPOINT", failpoint);
@@ -263,20 +279,20 @@ impl Pipeline {
         verdict::compare(&self.clickhouse, &self.schema, &self.sent).await
     }
 
-    /// Settles and demands the verdict: everything acknowledged is there once, nothing else, views equal.
-    pub async fn settle_and_judge(&mut self) -> Verdict {
+    /// Settles, takes the verdict, stops all processes and drops the database.
+    pub async fn conclude(mut self) -> Verdict {
         self.settle().await;
         let verdict = self.verdict().await;
-        verdict.assert_exact(&self.name);
-        verdict
-    }
-
-    /// Stops all processes and drops the database.
-    pub async fn end(mut self) {
+        if !verdict.is_exact() {
+            for process in self.syncers.iter().chain(&self.ingest) {
+                eprintln!("--- {} ---\n{}", process.name(), process.log());
+            }
+        }
         self.ingest = None;
         self.syncers.clear();
         let drop = format!("DROP DATABASE IF EXISTS {} SYNC", self.schema.database);
         self.clickhouse.execute(&drop, &[]).await.ok();
+        verdict
     }
 }
 

@@ -183,6 +183,11 @@ async fn tamper(state: &Arc<State>, request: Request<Bytes>, action: &Action) ->
             tokio::time::sleep(*delay).await;
             forward(state, request).await
         }
+        Action::ReplaceHeader(name, value) => {
+            let mut answer = forward(state, request).await?;
+            answer.headers_mut().insert(*name, value.parse().expect("a header's value"));
+            Ok(answer)
+        }
     }
 }
 

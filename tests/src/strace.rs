@@ -22,7 +22,8 @@ impl KillAtRename {
             .spawn()
             .expect("strace starts: install it (Debian: apt install strace)");
         let traced = Self(strace);
-        until("strace to hold every thread", Duration::from_secs(20), async || is_traced(pid).then_some(())).await;
+        until("strace to hold every thread", Duration::from_secs(20), async || is_traced(pid).then_some(()))
+            .await;
         traced
     }
 }
@@ -38,7 +39,8 @@ impl Drop for KillAtRename {
 fn is_traced(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     threads.flatten().all(|thread| {
-        std::fs::read_to_string(thread.path().join("status"))
-            .is_ok_and(|status| status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0")))
+        std::fs::read_to_string(thread.path().join("status")).is_ok_and(|status| {
+            status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+        })
     })
 }

@@ -57,6 +57,16 @@ impl Verdict {
             && self.views.is_empty()
     }
 
+    /// One line's worth of several verdicts.
+    pub fn add(&mut self, other: Self) {
+        self.acknowledged += other.acknowledged;
+        self.rows += other.rows;
+        self.missing.extend(other.missing);
+        self.duplicated.extend(other.duplicated);
+        self.foreign.extend(other.foreign);
+        self.views.extend(other.views);
+    }
+
     pub fn assert_exact(&self, what: &str) {
         assert!(self.is_exact(), "{what}: {self}");
         assert!(self.acknowledged > 0, "{what}: nothing was sent, so nothing was shown");

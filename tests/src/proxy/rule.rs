@@ -33,6 +33,8 @@ pub enum Action {
     /// Passes on half of the body, and the rest when the gate opens, even if the client has gone.
     HoldHalf(Gate),
     Delay(Duration),
+    /// Passes it on and answers with one header changed.
+    ReplaceHeader(&'static str, String),
 }
 
 impl Action {
@@ -48,6 +50,7 @@ impl Action {
             Self::HoldAnswer(_) => "hold answer",
             Self::HoldHalf(_) => "hold half",
             Self::Delay(_) => "delay",
+            Self::ReplaceHeader(..) => "replace header",
         }
     }
 }

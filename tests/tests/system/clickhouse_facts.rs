@@ -148,7 +148,9 @@ async fn a_row_past_its_ttl_vanishes_at_once_and_is_counted_by_the_view() {
         )
         .await;
     engine.execute("CREATE TABLE {db}.v (rows UInt64) ENGINE = MergeTree ORDER BY rows").await;
-    engine.execute("CREATE MATERIALIZED VIEW {db}.feed TO {db}.v AS SELECT count() AS rows FROM {db}.t").await;
+    engine
+        .execute("CREATE MATERIALIZED VIEW {db}.feed TO {db}.v AS SELECT count() AS rows FROM {db}.t")
+        .await;
     engine.insert("a", "{\"d\":\"2020-01-01\"}\n", &[]).await.unwrap();
     let gone = async || (engine.count("t").await == 0).then_some(());
     spillway_tests::wait::until("the expired row to vanish", Duration::from_secs(20), gone).await;
@@ -171,7 +173,9 @@ async fn concurrent_inserts_under_one_token_store_one_copy() {
 async fn an_insert_refused_by_a_constraint_stores_nothing_and_a_failing_view_may_leave_the_table_filled() {
     let engine = Engine::new("refusals").await;
     engine
-        .execute("CREATE TABLE {db}.t (n UInt32, CONSTRAINT small CHECK n < 900) ENGINE = MergeTree ORDER BY n")
+        .execute(
+            "CREATE TABLE {db}.t (n UInt32, CONSTRAINT small CHECK n < 900) ENGINE = MergeTree ORDER BY n",
+        )
         .await;
     let error = engine.insert("a", &numbers(1000), &[]).await.unwrap_err();
     assert_eq!(error.code(), Some(469), "{error}");

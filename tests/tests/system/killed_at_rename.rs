@@ -18,7 +18,15 @@ async fn insert(client: &ClickHouse) -> Result<(), ClickHouseError> {
         ("deduplicate_blocks_in_dependent_materialized_views", "1".to_owned()),
     ];
     let query = format!("insert-{:016x}", rand::random::<u64>());
-    client.insert("INSERT INTO t FORMAT JSONEachRow", &query, &settings, Bytes::from(rows), Duration::from_secs(20)).await
+    client
+        .insert(
+            "INSERT INTO t FORMAT JSONEachRow",
+            &query,
+            &settings,
+            Bytes::from(rows),
+            Duration::from_secs(20),
+        )
+        .await
 }
 
 /// Rows of the table, and the sum that the view has of them.
@@ -55,6 +63,10 @@ async fn a_server_killed_before_it_names_a_part_has_used_the_token_all_the_same(
         front.start_again().await;
         assert_eq!(rows(&client).await, killed, "rename {rename}, after the kill");
         insert(&client).await.unwrap();
-        assert_eq!(rows(&client).await, replayed, "rename {rename}, after a replay that was reported as a success");
+        assert_eq!(
+            rows(&client).await,
+            replayed,
+            "rename {rename}, after a replay that was reported as a success"
+        );
     }
 }
