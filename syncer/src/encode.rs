@@ -293,3 +293,92 @@ pub fn next_attempt(survey: &Survey, missing: &RowSet, refused: &[&RowSet], bury
     next.pieces.extend(groups.into_values().map(RowSet::from_sorted));
     next
 }
+
+#[cfg(test)]
+mod tests {
+    use spillway_model::{FormatVersion, UnixNanos, write_row};
+
+    use super::*;
+
+    const ID: BatchId = BatchId { epoch: 1, number: 1 };
+    const DAY: i64 = 86_400_000_000_000;
+
+    fn row(project: &str, day: i64) -> Vec<u8> {
+        let mut out = Vec::new();
+        let project_id = project.to_owned().into();
+        let timestamp = UnixNanos(20_000 * DAY + day * DAY);
+        write_row(&mut out, &Record { project_id, timestamp, retention_days: 30, ..Record::default() });
+        out
+    }
+
+    fn source(place: &str, number: u64, rows: &[Vec<u8>]) -> Source {
+        let raw = rows.concat();
+        let key = format!("{place}/20261122T171630123Z-pod-{number:010}-v1-{}-{}.json.gz", rows.len(), raw.len());
+        let bytes = codec::encode(FormatVersion::V1, &raw, 1).unwrap().into();
+        Source { parts: ObjectKey::parse(&key).unwrap(), key, bytes }
+    }
+
+    fn set(rows: impl IntoIterator<Item = u32>) -> RowSet {
+        RowSet::from_sorted(rows)
+    }
+
+    #[test]
+    fn a_replay_from_the_list_makes_the_bytes_that_were_made_first() {
+        let rows = [row("a", 0), row("a", 1), row("a", 2), row("a", 0)];
+        let sources = [source("a/s", 1, &rows), source("a/s", 2, &[row("a", 1)])];
+        let first = encode(ID, "p-1", &sources, Layout::Narrow(2)).unwrap();
+        let pieces: Vec<RowSet> = first.attempt.pieces.iter().map(|piece| piece.rows.clone()).collect();
+        assert_eq!(pieces, [set([0, 1, 3, 4]), set([2])]);
+        let again = encode(ID, "p-1", &sources, Layout::Pieces(&pieces)).unwrap();
+        assert_eq!(again.attempt.pieces, first.attempt.pieces);
+        let other = encode(ID, "p-2", &sources, Layout::Pieces(&pieces)).unwrap();
+        assert_ne!(other.attempt.pieces, first.attempt.pieces, "the batch's id is part of the bytes");
+    }
+
+    #[test]
+    fn unreadable_lines_keep_their_numbers_and_cost_no_other_row() {
+        let broken = b"{\"broken\n".to_vec();
+        let sources = [source("a/s", 1, &[row("a", 0), broken.clone(), row("a", 0)])];
+        let encoded = encode(ID, "p-1", &sources, Layout::Narrow(8)).unwrap();
+        assert_eq!(encoded.attempt.pieces[0].rows, set([0, 2]));
+        assert_eq!(encoded.attempt.dead.iter().map(|dead| dead.row).collect::<Vec<_>>(), [1]);
+        assert_eq!(encoded.letters[0].raw().unwrap(), broken.trim_ascii_end());
+        assert_eq!(encoded.attempt.projects, BTreeMap::from([(ProjectId::parse("a").unwrap(), 2)]));
+    }
+
+    #[test]
+    fn a_damaged_object_is_put_aside_whole_and_the_numbers_behind_it_stay() {
+        let mut damaged = source("a/s", 1, &[row("a", 0), row("a", 0), row("a", 0)]);
+        damaged.bytes = damaged.bytes.slice(..damaged.bytes.len() / 2);
+        let sources = [damaged, source("b/s", 2, &[row("b", 0)])];
+        let encoded = encode(ID, "p-1", &sources, Layout::Narrow(8)).unwrap();
+        assert_eq!(encoded.attempt.pieces[0].rows, set([3]));
+        let dead = &encoded.attempt.dead[0];
+        assert_eq!((dead.row, dead.rows, dead.reason.as_str()), (0, 3, "damaged_object"));
+    }
+
+    /// Rows 0-3 belong to a, 4-5 to b.
+    fn two_projects() -> Survey {
+        let rows = [row("a", 0), row("a", 0), row("a", 0), row("a", 0), row("b", 0), row("b", 0)];
+        survey(&[source("_packed", 1, &rows)])
+    }
+
+    #[test]
+    fn the_next_attempt_cuts_by_project_then_in_halves_then_puts_the_row_aside() {
+        let survey = two_projects();
+        let all = set(0..6);
+        let cases = [
+            ("nothing refused", all.clone(), vec![], false, vec![set(0..6)], vec![]),
+            ("two projects", all.clone(), vec![set(0..6)], false, vec![set(0..4), set(4..6)], vec![]),
+            ("one project", all.clone(), vec![set(0..4)], false, vec![set(0..2), set(2..4), set(4..6)], vec![]),
+            ("one row", set([1, 4]), vec![set([1])], false, vec![set([4])], vec![1]),
+            ("budget spent", set(0..4), vec![set(0..4)], true, vec![], vec![0, 1, 2, 3]),
+            ("partly in the table", set([2, 3]), vec![set(0..4)], false, vec![set([2, 3])], vec![]),
+        ];
+        for (name, missing, refused, bury_whole, pieces, dead) in cases {
+            let refused: Vec<&RowSet> = refused.iter().collect();
+            let next = next_attempt(&survey, &missing, &refused, bury_whole, 8);
+            assert_eq!(next, Next { pieces, dead }, "{name}");
+        }
+    }
+}

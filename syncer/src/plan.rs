@@ -96,3 +96,63 @@ impl Backlog {
         next.map(|(project, _)| project.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spillway_model::ObjectKey;
+
+    use super::*;
+
+    fn staged(project: &str, ms: i64, rows: u64) -> Staged {
+        let time = UnixMs(1_795_000_000_000 + ms);
+        let mut text = String::new();
+        time.write_compact(&mut text);
+        let key = format!("{project}/s/{text}-pod-{ms:010}-v1-{rows}-{}.json.gz", rows * 100);
+        Staged { parts: ObjectKey::parse(&key).unwrap(), key }
+    }
+
+    fn limits(rows: u64) -> Limits {
+        Limits { batch_rows: rows, ..Limits::default() }
+    }
+
+    fn projects(batch: &[Staged]) -> Vec<String> {
+        batch.iter().map(|staged| share_of(staged).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_project_with_a_huge_backlog_gets_no_more_of_a_batch_than_the_others() {
+        let mut backlog = Backlog::default();
+        let busy = (0..1_000).map(|n| staged("busy", n, 10));
+        backlog.replace(busy.chain((0..3).map(|n| staged("calm", 5_000 + n, 10))).collect());
+        let batch = backlog.take(&limits(60), UnixMs(0));
+        assert_eq!(projects(&batch).iter().filter(|project| *project == "calm").count(), 3);
+    }
+
+    #[test]
+    fn the_oldest_objects_of_a_project_go_first() {
+        let mut backlog = Backlog::default();
+        backlog.replace([3, 1, 2].map(|n| staged("a", n, 10)).to_vec());
+        let batch = backlog.take(&limits(20), UnixMs(0));
+        assert_eq!(batch, [staged("a", 1, 10), staged("a", 2, 10)]);
+        assert_eq!(backlog.take(&limits(20), UnixMs(0)), [staged("a", 3, 10)]);
+        assert!(backlog.take(&limits(20), UnixMs(0)).is_empty());
+    }
+
+    #[test]
+    fn an_object_larger_than_a_batch_is_a_batch_of_its_own() {
+        let mut backlog = Backlog::default();
+        backlog.replace(vec![staged("a", 1, 500), staged("a", 2, 5)]);
+        assert_eq!(backlog.take(&limits(20), UnixMs(0)).len(), 1);
+        assert_eq!(backlog.take(&limits(20), UnixMs(0)).len(), 1);
+    }
+
+    #[test]
+    fn a_small_batch_waits_until_its_oldest_object_is_old_enough() {
+        let mut backlog = Backlog::default();
+        backlog.replace(vec![staged("a", 0, 5)]);
+        let limits = Limits { batch_age: 500, ..limits(20) };
+        let born = 1_795_000_000_000;
+        assert!(backlog.take(&limits, UnixMs(born + 499)).is_empty());
+        assert_eq!(backlog.take(&limits, UnixMs(born + 500)).len(), 1);
+    }
+}

@@ -164,3 +164,96 @@ pub fn share_of(staged: &Staged) -> &str {
         Home::Packed => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn key(project: &str, service: &str, number: u64) -> String {
+        format!("{project}/{service}/20261122T171630123Z-pod-{number:010}-v1-1-9.json.gz")
+    }
+
+    /// Walks a sorted bucket, pages of `size`; returns the walk and the number of listings.
+    fn walk(mut walk: Walk, keys: &[String], size: usize, known: impl Fn(&str) -> Known) -> (Walk, usize) {
+        let mut listings = 0;
+        while let Some(after) = walk.next().map(|after| after.map(str::to_owned)) {
+            let from = after.map_or(0, |after| keys.partition_point(|key| *key <= after));
+            let page = &keys[from..keys.len().min(from + size)];
+            walk.page(page, from + size < keys.len(), &known);
+            listings += 1;
+            assert!(listings < 10_000, "the walk never ends");
+        }
+        (walk, listings)
+    }
+
+    fn per_project(found: &[Staged]) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for staged in found {
+            *counts.entry(share_of(staged)).or_default() += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn control_objects_and_foreign_keys_are_never_planned() {
+        let mut keys = vec![
+            "_dead-letter/2026-11-22/1-00000001.json.gz".to_owned(),
+            "_spillway/manifest.json".to_owned(),
+            "README".to_owned(),
+            key("a", "s", 1),
+            key("z", "s", 1),
+        ];
+        keys.sort();
+        let (walk, _) = walk(Walk::new(None, 10, 10), &keys, 2, |_| Known::No);
+        assert_eq!(per_project(&walk.found), BTreeMap::from([("a", 1), ("z", 1)]));
+        assert_eq!(walk.foreign.iter().collect::<Vec<_>>(), ["README"]);
+    }
+
+    #[test]
+    fn keys_under_way_are_passed_over_and_removed_ones_come_back_to_be_deleted() {
+        let keys: Vec<String> = (0..6).map(|n| key("a", "s", n)).collect();
+        let known = |k: &str| match keys.iter().position(|key| key == k) {
+            Some(0 | 1) => Known::UnderWay,
+            Some(2) => Known::Removed,
+            _ => Known::No,
+        };
+        let (walk, _) = walk(Walk::new(None, 10, 10), &keys, 2, known);
+        assert_eq!(walk.found.len(), 3);
+        assert_eq!(walk.returned, [key("a", "s", 2)]);
+    }
+
+    #[test]
+    fn a_stream_with_a_million_objects_hides_no_other_and_costs_few_listings() {
+        let mut keys: Vec<String> = (0..1_000_000).map(|n| key("busy", "s", n)).collect();
+        keys.extend((0..5).map(|n| key("calm", "s", n)));
+        let (walk, listings) = walk(Walk::new(None, 3_000, 10_000), &keys, 1_000, |_| Known::No);
+        assert_eq!(per_project(&walk.found), BTreeMap::from([("busy", 3_000), ("calm", 5)]));
+        assert!(listings <= 6, "{listings} listings");
+    }
+
+    #[test]
+    fn what_one_walk_had_no_room_for_the_next_one_sees_first() {
+        let keys: Vec<String> = ('a'..='f').flat_map(|p| (0..10).map(move |n| key(&p.to_string(), "s", n))).collect();
+        let mut start = None;
+        let mut seen = BTreeMap::new();
+        for _ in 0..3 {
+            let (walked, _) = walk(Walk::new(start.take(), 100, 25), &keys, 7, |_| Known::No);
+            for (project, count) in per_project(&walked.found) {
+                *seen.entry(project.to_owned()).or_insert(0) += count;
+            }
+            start = walked.resume_at();
+        }
+        assert_eq!(seen.len(), 6, "every project was seen within three walks: {seen:?}");
+    }
+
+    #[test]
+    fn a_walk_that_begins_in_the_middle_sees_every_key_once() {
+        let keys: Vec<String> = ('a'..='d').flat_map(|p| (0..10).map(move |n| key(&p.to_string(), "s", n))).collect();
+        let (walked, _) = walk(Walk::new(Some("b/s0".to_owned()), 100, 1_000), &keys, 3, |_| Known::No);
+        let mut found: Vec<&String> = walked.found.iter().map(|staged| &staged.key).collect();
+        found.sort();
+        assert_eq!(found, keys.iter().collect::<Vec<_>>());
+    }
+}
