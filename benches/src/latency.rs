@@ -42,7 +42,7 @@ pub async fn measure(dir: &Path, bucket: BucketSettings, place: &str, duration: 
     let settings = front.settings("latency");
     let (client, spec) = syncer::with_schema(&settings, true).await;
     let ingest = Ingest::start(dir, bucket.clone(), USUAL).await;
-    let mut loader = setup::syncer(dir, bucket, settings);
+    let mut loader = setup::syncer(dir, bucket, settings).await;
     let bodies = Arc::new(bodies(USUAL, 64, 100));
     let pace = Pace { connections: 64, rate: Some(RATE), duration: WARM_UP };
     send(&ingest.url, Arc::clone(&bodies), pace).await;

@@ -38,7 +38,7 @@ pub fn tenants(spread: Spread) -> TenantsFile {
             limits: spillway_model::settings::LimitSettings::default(),
         })
         .collect();
-    TenantsFile { tenants, ..TenantsFile::default() }
+    TenantsFile { version: 1, tenants }
 }
 
 /// A bucket in MinIO below a prefix.
@@ -107,14 +107,20 @@ impl Ingest {
     }
 }
 
-/// Starts a syncer.
-pub fn syncer(dir: &Path, bucket: BucketSettings, clickhouse: ClickHouseSettings) -> Process {
+/// Writes the pipeline's first manifest and starts a syncer.
+pub async fn syncer(dir: &Path, bucket: BucketSettings, clickhouse: ClickHouseSettings) -> Process {
     let mut settings = SyncerSettings::new(bucket, clickhouse);
     settings.admin = local();
-    let mut command = program("spillway-syncer");
-    command.arg("--settings").arg(write(dir, "syncer.json", &settings));
-    command.env("RUST_LOG", "warn");
-    Process::start("syncer", dir, &mut command)
+    let file = write(dir, "syncer.json", &settings);
+    let command = || {
+        let mut command = program("spillway-syncer");
+        command.arg("--settings").arg(&file).env("RUST_LOG", "warn");
+        command
+    };
+    let mut init = Process::start("syncer-init", dir, command().arg("--init"));
+    let ended = init.wait(Duration::from_secs(60)).await;
+    assert!(ended.success(), "the manifest is written: {}", std::fs::read_to_string(dir.join("syncer-init.log")).unwrap_or_default());
+    Process::start("syncer", dir, &mut command())
 }
 
 async fn ready(process: &mut Process, url: &str) {

@@ -105,7 +105,8 @@ async fn by_syncer(dir: &Path, staged: &Path, rows: u64) -> Took {
     let (client, spec) = with_schema(&settings, true).await;
     let pid = front.process().pid().expect("ClickHouse runs");
     let (cpu_before, started) = (cpu::of_process(pid), Instant::now());
-    let mut syncer = setup::syncer(dir, BucketSettings::directory(staged), settings);
+    // The time to start counts: it is the same for a million rows.
+    let mut syncer = setup::syncer(dir, BucketSettings::directory(staged), settings).await;
     let syncer_pid = syncer.pid().expect("the syncer runs");
     until("the syncer to load every row", Duration::from_secs(600), async || {
         assert!(syncer.is_running(), "the syncer ended:\n{}", syncer.log());
