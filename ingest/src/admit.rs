@@ -323,7 +323,8 @@ mod tests {
 
     #[test]
     fn one_record_of_a_strangers_project_stores_nothing() {
-        let admitted = Case::new().run(vec![record("shop", "api"), record("bank", "api"), record("shop", "b")]);
+        let admitted =
+            Case::new().run(vec![record("shop", "api"), record("bank", "api"), record("shop", "b")]);
         assert_eq!(admitted.foreign, Some(Foreign { index: 1, project: "bank".to_owned() }));
         assert_eq!((admitted.received, admitted.accepted, admitted.streams.len()), (3, 0, 0));
     }

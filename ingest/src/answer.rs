@@ -76,7 +76,9 @@ impl Refusal {
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::OverRate { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Overload(overload) if overload.is_tenants_own() => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overload(_) | Self::Draining | Self::NotYetDurable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overload(_) | Self::Draining | Self::NotYetDurable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -58,7 +58,11 @@ pub fn decode(encoding: Encoding, body: Bytes, limit: usize) -> Result<Bytes, Bo
             match decoder {
                 Ok(decoder) => ("zstd", Box::new(decoder)),
                 Err(e) => {
-                    return Err(BodyError::Corrupt { encoding: "zstd", good_bytes: 0, message: e.to_string() });
+                    return Err(BodyError::Corrupt {
+                        encoding: "zstd",
+                        good_bytes: 0,
+                        message: e.to_string(),
+                    });
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use spillway_model::settings::{FlushSettings, Objects};
+use spillway_model::settings::{FlushSettings, Objects, QueueSettings};
 use spillway_model::{ProjectId, ServiceName, TenantName};
 use tokio::sync::Notify;
 
@@ -14,7 +14,7 @@ use crate::ack::Waiter;
 use crate::admit::StreamRows;
 use crate::books::Books;
 use crate::flush::{self, Object, Waiting};
-use crate::queue::{Held, Overload};
+use crate::queue::{Bounds, Held, Overload};
 
 /// A stream: one project and one service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +104,8 @@ pub(crate) struct Snapshot {
 #[derive(Debug, Default)]
 struct Inner {
     streams: HashMap<StreamId, Stream>,
+    /// Of all streams.
+    bytes: u64,
     streams_of: HashMap<TenantName, u64>,
     books: Books,
     /// Records in flight that were acknowledged from memory.
@@ -120,14 +122,25 @@ pub(crate) struct Buffers {
     flush: FlushSettings,
     objects: Objects,
     max_streams_per_tenant: u64,
+    /// Bytes in buffers beyond which the largest streams do not wait for their age.
+    pressure: u64,
     inner: Mutex<Inner>,
     /// Something is due sooner than the flusher thinks.
     pub(crate) changed: Notify,
 }
 
 impl Buffers {
-    pub(crate) fn new(flush: FlushSettings, objects: Objects, max_streams_per_tenant: u64) -> Self {
-        Self { flush, objects, max_streams_per_tenant, inner: Mutex::default(), changed: Notify::new() }
+    pub(crate) fn new(flush: FlushSettings, objects: Objects, queue: &QueueSettings) -> Self {
+        // What is being encoded and written fills the queue as well, and takes about as long again.
+        let pressure = Bounds::new(queue).tenant.bytes / 4;
+        Self {
+            flush,
+            objects,
+            max_streams_per_tenant: queue.max_streams_per_tenant,
+            pressure,
+            inner: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// Takes a request's rows, all or none of them.
@@ -161,6 +174,7 @@ impl Buffers {
                 records: 0,
             });
             stream.bytes += part.rows.len() as u64;
+            inner.bytes += part.rows.len() as u64;
             stream.records += part.count;
             due |= stream.bytes >= self.flush.max_bytes.0 || stream.records >= self.flush.max_records;
             stream.segments.push_back(Segment {
@@ -171,6 +185,7 @@ impl Buffers {
                 _held: held,
             });
         }
+        due |= inner.bytes > self.pressure;
         let by_age = now + self.flush.max_age.get();
         if due || inner.wakes_at.is_none_or(|at| at > by_age) {
             self.changed.notify_one();
@@ -187,7 +202,7 @@ impl Buffers {
     /// to be left for want of budget.
     pub(crate) fn take(&self, now: Instant, puts: usize, at_once: bool) -> (Vec<Job>, Option<Instant>) {
         let mut inner = self.inner.lock();
-        let mut due = Vec::new();
+        let (mut due, mut early) = (Vec::new(), Vec::new());
         let mut next = None;
         for (id, stream) in &inner.streams {
             let Some(oldest) = stream.oldest() else { continue };
@@ -202,8 +217,10 @@ impl Buffers {
             } else {
                 let at = oldest + self.flush.max_age.get();
                 next = Some(next.map_or(at, |n: Instant| n.min(at)));
+                early.push(waiting);
             }
         }
+        due.extend(flush::relieve(early, self.pressure));
         let count = due.len();
         let plan: Vec<Vec<StreamId>> = flush::plan(due, puts, self.objects, self.flush.max_bytes.0)
             .into_iter()
@@ -237,7 +254,8 @@ impl Buffers {
             place.in_flight = place.in_flight.saturating_sub(member.records);
             place.staged += member.records;
             place.staged_bytes += member.bytes;
-            inner.in_flight_from_memory = inner.in_flight_from_memory.saturating_sub(from_memory(&member.segments));
+            inner.in_flight_from_memory =
+                inner.in_flight_from_memory.saturating_sub(from_memory(&member.segments));
         }
     }
 
@@ -249,7 +267,8 @@ impl Buffers {
             place.in_flight = place.in_flight.saturating_sub(member.records);
             place.lost += member.records;
             inner.lost_from_memory += from_memory(&member.segments);
-            inner.in_flight_from_memory = inner.in_flight_from_memory.saturating_sub(from_memory(&member.segments));
+            inner.in_flight_from_memory =
+                inner.in_flight_from_memory.saturating_sub(from_memory(&member.segments));
         }
     }
 
@@ -305,6 +324,7 @@ impl Inner {
             segments.push(segment);
         }
         stream.bytes = stream.bytes.saturating_sub(bytes);
+        self.bytes = self.bytes.saturating_sub(bytes);
         stream.records = stream.records.saturating_sub(records);
         let tenant = stream.tenant.clone();
         if stream.segments.is_empty() {
@@ -324,5 +344,141 @@ impl Inner {
         place.in_flight += records;
         self.in_flight_from_memory += from_memory(&segments);
         Some(Member { stream: id, tenant, segments, records, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Queue;
+    use spillway_model::settings::{ByteSize, Span};
+
+    struct Case {
+        buffers: Buffers,
+        queue: Arc<Queue>,
+        tenant: TenantName,
+        now: Instant,
+    }
+
+    impl Case {
+        fn new(objects: Objects) -> Self {
+            let flush = FlushSettings { max_bytes: ByteSize(100), max_records: 1000, max_age: Span::ms(500) };
+            let queue = QueueSettings {
+                max_bytes: ByteSize(8000),
+                tenant_share: 1.0,
+                max_streams_per_tenant: 3,
+                ..QueueSettings::default()
+            };
+            Self {
+                buffers: Buffers::new(flush, objects, &queue),
+                queue: Queue::new(&queue),
+                tenant: TenantName::parse("acme").unwrap(),
+                now: Instant::now(),
+            }
+        }
+
+        /// Rows of so many bytes for each service, at so many milliseconds.
+        fn append(&self, ms: u64, services: &[(&str, usize)], durable: bool) -> Result<(), Overload> {
+            let streams: Vec<_> = services
+                .iter()
+                .map(|(service, bytes)| StreamRows {
+                    project: ProjectId::parse("shop").unwrap(),
+                    service: ServiceName::parse(service).unwrap(),
+                    rows: vec![b'x'; *bytes],
+                    count: 1,
+                })
+                .collect();
+            let mut slot = self.queue.enter(&self.tenant, 0).unwrap();
+            let held = slot.hand_over(streams.iter().map(|s| s.rows.len() as u64));
+            let waiter = durable.then(|| Arc::new(Waiter::new(streams.len()).0));
+            let tally = Tally { received: streams.len() as u64, ..Tally::default() };
+            let append = Append { tenant: self.tenant.clone(), tally, streams, held, waiter };
+            self.buffers.append(append, self.now + Duration::from_millis(ms))
+        }
+
+        /// The services and bytes of each object.
+        fn take(&self, ms: u64, puts: usize) -> (Vec<Vec<(String, u64)>>, Option<u64>) {
+            let (jobs, next) = self.buffers.take(self.now + Duration::from_millis(ms), puts, false);
+            let member = |m: &Member| (m.stream.service.to_string(), m.bytes);
+            let jobs = jobs.iter().map(|job| job.members.iter().map(member).collect()).collect();
+            (jobs, next.map(|at| (at - self.now).as_millis() as u64))
+        }
+    }
+
+    #[test]
+    fn a_stream_waits_for_its_age_and_says_how_long() {
+        let case = Case::new(Objects::Adaptive);
+        case.append(0, &[("a", 10)], true).unwrap();
+        case.append(200, &[("a", 10), ("b", 10)], true).unwrap();
+        assert_eq!(case.take(499, 10), (vec![], Some(500)));
+        assert_eq!(case.take(500, 10), (vec![vec![("a".to_owned(), 20)]], Some(700)));
+        assert_eq!(case.take(700, 10), (vec![vec![("b".to_owned(), 10)]], None));
+    }
+
+    #[test]
+    fn what_is_due_but_has_no_put_is_due_again_at_once() {
+        let case = Case::new(Objects::PerService);
+        case.append(0, &[("a", 10), ("b", 10)], true).unwrap();
+        assert_eq!(case.take(500, 0), (vec![], Some(500)));
+        assert_eq!(case.take(500, 1).1, Some(500));
+        assert_eq!(case.take(500, 1).1, None);
+        assert!(!case.buffers.is_empty(), "in flight is not empty");
+    }
+
+    #[test]
+    fn one_object_takes_about_its_bytes_and_the_rest_stays() {
+        let case = Case::new(Objects::Adaptive);
+        for _ in 0..5 {
+            case.append(0, &[("a", 60)], true).unwrap();
+        }
+        assert_eq!(case.take(1, 10), (vec![vec![("a".to_owned(), 120)]], Some(1)));
+        assert_eq!(case.take(2, 10), (vec![vec![("a".to_owned(), 120)]], Some(2)));
+        assert_eq!(case.take(3, 10), (vec![], Some(500)));
+    }
+
+    #[test]
+    fn a_request_that_opens_too_many_streams_is_refused_whole() {
+        let case = Case::new(Objects::Adaptive);
+        case.append(0, &[("a", 1), ("b", 1)], true).unwrap();
+        let refused = case.append(0, &[("c", 1), ("d", 1)], true);
+        assert_eq!(refused, Err(Overload::TenantStreams { limit: 3 }));
+        assert_eq!(case.queue.usage().bytes, 2);
+        case.append(0, &[("a", 1), ("c", 1)], true).unwrap();
+        assert_eq!(case.take(500, 10).0.len(), 3);
+        case.append(600, &[("d", 1), ("e", 1), ("f", 1)], true).unwrap();
+        let books = case.buffers.snapshot(case.now).books;
+        assert_eq!(books.sent[&case.tenant].rejected, [("overload", 2)].into());
+        assert_eq!(books.sent[&case.tenant].received, 9);
+    }
+
+    #[test]
+    fn full_buffers_do_not_wait_for_age() {
+        let case = Case::new(Objects::Adaptive);
+        let big = Buffers::new(
+            FlushSettings { max_bytes: ByteSize(1_000_000), ..case.buffers.flush.clone() },
+            Objects::Adaptive,
+            &QueueSettings { max_bytes: ByteSize(8000), tenant_share: 1.0, ..QueueSettings::default() },
+        );
+        let case = Case { buffers: big, ..case };
+        case.append(0, &[("a", 1500), ("b", 400)], true).unwrap();
+        assert_eq!(case.take(1, 10).0, Vec::<Vec<_>>::new());
+        case.append(1, &[("c", 200)], true).unwrap();
+        assert_eq!(case.take(1, 10).0, [vec![("a".to_owned(), 1500)]]);
+    }
+
+    #[test]
+    fn giving_up_tells_what_was_acknowledged_from_what_was_not() {
+        let case = Case::new(Objects::Adaptive);
+        case.append(0, &[("a", 60)], false).unwrap();
+        case.append(0, &[("a", 60)], true).unwrap();
+        let (jobs, _) = case.buffers.take(case.now, 1, false);
+        assert_eq!(jobs[0].members[0].records, 2);
+        case.append(0, &[("b", 1)], false).unwrap();
+        case.append(0, &[("c", 1)], true).unwrap();
+        let left = case.buffers.give_up();
+        assert_eq!(left, LeftOver { lost_records: 2, unacknowledged_records: 2 });
+        assert_eq!(case.buffers.give_up(), LeftOver::default());
+        let books = case.buffers.snapshot(case.now).books;
+        assert_eq!(books.places.values().map(|p| p.lost).sum::<u64>(), 4);
     }
 }

@@ -7,9 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use sonic_rs::LazyValue;
 use spillway_model::{Record, Severity, UnixNanos};
 
@@ -62,8 +60,12 @@ impl Format {
     pub fn of(content_type: Option<&str>) -> Self {
         let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
         match essence.trim().to_ascii_lowercase().as_str() {
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
-            | "application/json-lines" | "application/json-seq" => Self::Lines,
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines"
+            | "application/json-lines"
+            | "application/json-seq" => Self::Lines,
             _ => Self::Logs,
         }
     }
@@ -86,7 +88,8 @@ pub fn parse<'a>(
     if text.trim().is_empty() {
         return Err(ParseError::Empty);
     }
-    let mut reader = Reader { text, raw: Raw::default(), record: Record::default(), each, seen: 0, max_records };
+    let mut reader =
+        Reader { text, raw: Raw::default(), record: Record::default(), each, seen: 0, max_records };
     match format {
         Format::Logs => parse_logs(text, &mut reader),
         Format::Lines => parse_lines(text, &mut reader),
@@ -98,9 +101,8 @@ fn parse_logs<'a>(text: &'a str, reader: &mut Reader<'a, '_>) -> Result<(), Pars
     let mut logs_seen = 0;
     // Any and not map, here and below: a value of another type is the visitor's to refuse then. The parser
     // would skip it first, see `nesting`.
-    let result = json
-        .deserialize_any(LogsVisitor { reader, logs_seen: &mut logs_seen })
-        .and_then(|()| json.end());
+    let result =
+        json.deserialize_any(LogsVisitor { reader, logs_seen: &mut logs_seen }).and_then(|()| json.end());
     if reader.seen > reader.max_records {
         return Err(ParseError::TooManyRecords { limit: reader.max_records });
     }
@@ -536,7 +538,8 @@ impl<'de> Visitor<'de> for Elements<'_, 'de, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(RecordVisitor { raw: self.reader.raw.reset(self.reader.text) })?.is_some() {
+        while seq.next_element_seed(RecordVisitor { raw: self.reader.raw.reset(self.reader.text) })?.is_some()
+        {
             self.reader.finish();
             if self.reader.seen > self.reader.max_records {
                 return Err(A::Error::custom("too many records"));

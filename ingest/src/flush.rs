@@ -30,11 +30,37 @@ pub fn is_due<K>(stream: &Waiting<K>, settings: &FlushSettings, at_once: bool) -
         || stream.age >= settings.max_age.get()
 }
 
+/// Streams to be flushed before they are due, because together they hold more than `limit` bytes: the
+/// largest, until what stays is half of it. Waiting for age with full buffers would refuse requests for
+/// nothing.
+pub fn relieve<K>(mut waiting: Vec<Waiting<K>>, limit: u64) -> Vec<Waiting<K>> {
+    let mut bytes: u64 = waiting.iter().map(|s| s.bytes).sum();
+    if bytes <= limit {
+        return Vec::new();
+    }
+    waiting.sort_by_key(|s| std::cmp::Reverse(s.bytes));
+    let mut count = 0;
+    for stream in &waiting {
+        if bytes <= limit / 2 {
+            break;
+        }
+        bytes -= stream.bytes;
+        count += 1;
+    }
+    waiting.truncate(count);
+    waiting
+}
+
 /// Divides the streams that are due among at most `puts` objects. Within the budget each stream has its own.
 /// Beyond it the largest keep their own and the small ones share (`Adaptive`), each shared object at most
 /// about `max_bytes`; or the oldest go first and the others wait (`PerService`).
 #[must_use]
-pub fn plan<K: Clone>(mut due: Vec<Waiting<K>>, puts: usize, objects: Objects, max_bytes: u64) -> Vec<Object<K>> {
+pub fn plan<K: Clone>(
+    mut due: Vec<Waiting<K>>,
+    puts: usize,
+    objects: Objects,
+    max_bytes: u64,
+) -> Vec<Object<K>> {
     if due.len() <= puts || objects == Objects::PerService || puts == 0 {
         due.sort_by_key(|s| std::cmp::Reverse(s.age));
         return due.into_iter().take(puts).map(|s| Object::One(s.stream)).collect();
@@ -90,14 +116,22 @@ mod tests {
 
     #[test]
     fn a_stream_is_due_at_bytes_records_or_age() {
-        let settings =
-            FlushSettings { max_bytes: ByteSize(1000), max_records: 100, max_age: Span::ms(500) };
+        let settings = FlushSettings { max_bytes: ByteSize(1000), max_records: 100, max_age: Span::ms(500) };
         let base = Waiting { stream: (), bytes: 999, records: 99, age: Duration::from_millis(499) };
         assert!(!is_due(&base, &settings, false));
         assert!(is_due(&base, &settings, true));
         assert!(is_due(&Waiting { bytes: 1000, ..base }, &settings, false));
         assert!(is_due(&Waiting { records: 100, ..base }, &settings, false));
         assert!(is_due(&Waiting { age: Duration::from_millis(500), ..base }, &settings, false));
+    }
+
+    #[test]
+    fn full_buffers_are_relieved_of_their_largest_streams() {
+        let waiting = || vec![stream(1, 10, 5), stream(2, 60, 5), stream(3, 30, 9)];
+        assert_eq!(relieve(waiting(), 100), []);
+        assert_eq!(relieve(waiting(), 99), [stream(2, 60, 5)]);
+        assert_eq!(relieve(waiting(), 70), [stream(2, 60, 5), stream(3, 30, 9)]);
+        assert_eq!(relieve(waiting(), 0).len(), 3);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
-use spillway_model::settings::{Ack, IngestSettings};
 use spillway_model::UnixNanos;
+use spillway_model::settings::{Ack, IngestSettings};
 
 use crate::admin;
 use crate::admit::{Admission, Admitted, Policy, Stamp};
@@ -48,9 +48,8 @@ pub(crate) struct App {
 
 /// The routes of the port that logs are sent to.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let no_method = || async {
-        answer::no_such_place(StatusCode::METHOD_NOT_ALLOWED, "send logs with POST /v1/drain")
-    };
+    let no_method =
+        || async { answer::no_such_place(StatusCode::METHOD_NOT_ALLOWED, "send logs with POST /v1/drain") };
     Router::new()
         .route("/v1/drain", post(drain).fallback(no_method))
         .route("/health", get(admin::health))
@@ -217,7 +216,12 @@ async fn collect(mut body: Body, slot: &mut Slot, limit: u64) -> Result<Bytes, R
 }
 
 /// What was admitted, and the size of the body it was read from.
-async fn parse(app: &Arc<App>, head: &Head, body: Bytes, request_id: &str) -> Result<(Admitted, u64), Refusal> {
+async fn parse(
+    app: &Arc<App>,
+    head: &Head,
+    body: Bytes,
+    request_id: &str,
+) -> Result<(Admitted, u64), Refusal> {
     let bytes = body.len() as u64;
     let job = ParseJob { app: Arc::clone(app), tenant: Arc::clone(&head.tenant), format: head.format };
     let admitted = if body.len() > PARSE_INLINE_BYTES {
@@ -293,7 +297,9 @@ fn ack(headers: &HeaderMap, default: Ack) -> Result<Ack, Refusal> {
         None => Ok(default),
         Some(b"durable") => Ok(Ack::Durable),
         Some(b"memory") => Ok(Ack::Memory),
-        Some(other) => Err(Refusal::BadAck { value: String::from_utf8_lossy(other).chars().take(32).collect() }),
+        Some(other) => {
+            Err(Refusal::BadAck { value: String::from_utf8_lossy(other).chars().take(32).collect() })
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use spillway_model::settings::Ack;
 
 use crate::ack::Waiter;
 use crate::admit::StreamRows;
-use crate::buffers::{Append, Buffers};
 pub use crate::buffers::Tally;
+use crate::buffers::{Append, Buffers};
 use crate::queue::{Overload, Slot};
 
 /// A request whose records were admitted.
@@ -62,7 +62,9 @@ impl Intake {
         let held = slot.hand_over(sizes);
         let (waiter, staged) = Waiter::new(streams.len());
         let waiter = (ack == Ack::Durable).then(|| Arc::new(waiter));
-        if let Err(overload) = self.buffers.append(Append { tenant, tally, streams, held, waiter }, Instant::now()) {
+        if let Err(overload) =
+            self.buffers.append(Append { tenant, tally, streams, held, waiter }, Instant::now())
+        {
             return Outcome::Overloaded(overload);
         }
         match ack {

@@ -1,6 +1,6 @@
 //! Receives logs over HTTP, decides what is taken, buffers it per stream and stages it in the bucket.
 //!
-//! A request's way: [`http`](crate) reads its header and body, [`drain_json`] reads its records, [`admit`]
+//! A request's way: `http` reads its header and body, [`drain_json`] reads its records, [`admit`]
 //! decides about each and writes rows, [`intake`] takes the rows into the buffers, the stager writes them to
 //! the bucket as `flush` decides, and only then is a durable request answered.
 

@@ -60,15 +60,38 @@ impl Metrics {
         let mut root = Registry::default();
         let r = root.sub_registry_with_prefix("spillway_ingest");
         r.register("requests", "Requests by answer", all.requests.clone());
-        r.register("overloads", "Requests refused for want of room, by tenant and bound", all.overloads.clone());
+        r.register(
+            "overloads",
+            "Requests refused for want of room, by tenant and bound",
+            all.overloads.clone(),
+        );
         r.register("puts", "PUT attempts by outcome", all.puts.clone());
         r.register("objects", "Objects staged, of one stream or packed", all.objects.clone());
-        r.register_with_unit("staged_objects", "Bytes of staged objects", Unit::Bytes, all.object_bytes.clone());
-        r.register_with_unit("request", "From a request's header to its answer", Unit::Seconds, all.request_seconds.clone());
-        r.register_with_unit("stage", "From buffering an object's oldest record to the object in the bucket", Unit::Seconds, all.stage_seconds.clone());
+        r.register_with_unit(
+            "staged_objects",
+            "Bytes of staged objects",
+            Unit::Bytes,
+            all.object_bytes.clone(),
+        );
+        r.register_with_unit(
+            "request",
+            "From a request's header to its answer",
+            Unit::Seconds,
+            all.request_seconds.clone(),
+        );
+        r.register_with_unit(
+            "stage",
+            "From buffering an object's oldest record to the object in the bucket",
+            Unit::Seconds,
+            all.stage_seconds.clone(),
+        );
         r.register_with_unit("encode", "Encoding one object", Unit::Seconds, all.encode_seconds.clone());
         r.register_with_unit("put", "One PUT attempt", Unit::Seconds, all.put_seconds.clone());
-        r.register("tenants_reload_failures", "Times the tenants file could not be used", all.tenants_reload_failures.clone());
+        r.register(
+            "tenants_reload_failures",
+            "Times the tenants file could not be used",
+            all.tenants_reload_failures.clone(),
+        );
         r.register("tenants", "Tenants known", all.tenants.clone());
         r.register("draining", "1 once the process was told to stop", all.draining.clone());
         root.register_collector(Box::new(Live { buffers, queue }));
@@ -154,14 +177,26 @@ impl Collector for Live {
         let received = books.sent.iter().map(|(t, s)| (vec![tenant(t)], s.received)).collect();
         writer.counters("spillway_ingest_received_records", "Records of readable requests", received)?;
         let bytes = books.sent.iter().map(|(t, s)| (vec![tenant(t)], s.received_bytes)).collect();
-        writer.counters("spillway_ingest_received_bytes", "Bytes of readable requests, decompressed", bytes)?;
+        writer.counters(
+            "spillway_ingest_received_bytes",
+            "Bytes of readable requests, decompressed",
+            bytes,
+        )?;
         let rejected = books.sent.iter().flat_map(|(t, s)| {
             s.rejected.iter().map(move |(reason, n)| (vec![tenant(t), ("reason", (*reason).to_owned())], *n))
         });
-        writer.counters("spillway_ingest_rejected_records", "Records refused, by reason", rejected.collect())?;
+        writer.counters(
+            "spillway_ingest_rejected_records",
+            "Records refused, by reason",
+            rejected.collect(),
+        )?;
 
         let places = |of: fn(&Places) -> u64| -> Vec<(Labels, u64)> {
-            books.places.iter().map(|((t, p), n)| (vec![tenant(t), ("project", p.to_string())], of(n))).collect()
+            books
+                .places
+                .iter()
+                .map(|((t, p), n)| (vec![tenant(t), ("project", p.to_string())], of(n)))
+                .collect()
         };
         writer.counters("spillway_ingest_staged_records", "Records in the bucket", places(|p| p.staged))?;
         writer.counters(
@@ -176,7 +211,11 @@ impl Collector for Live {
             "Records in objects that are not confirmed yet",
             places(|p| p.in_flight),
         )?;
-        writer.gauge("spillway_ingest_queue_bytes", "Bytes in memory: bodies and rows not staged", usage.bytes as f64)?;
+        writer.gauge(
+            "spillway_ingest_queue_bytes",
+            "Bytes in memory: bodies and rows not staged",
+            usage.bytes as f64,
+        )?;
         writer.gauge("spillway_ingest_queue_requests", "Requests not answered yet", usage.requests as f64)?;
         writer.gauge("spillway_ingest_streams", "Streams that hold rows", snapshot.streams as f64)?;
         writer.gauge(

@@ -1,5 +1,6 @@
 //! What `main` is made of: arguments, logs, signals, exit code.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -86,7 +87,10 @@ fn start_logs(arguments: &Arguments) -> Result<(), String> {
         Ok(filter) => (filter, None),
         Err(e) => (tracing_subscriber::EnvFilter::new("info"), Some(format!("--log can't be used: {e}"))),
     };
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match arguments.log_format {
         LogFormat::Json => logs.json().init(),
         LogFormat::Text => logs.init(),

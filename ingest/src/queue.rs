@@ -35,7 +35,9 @@ pub enum Overload {
     TenantRequests,
     #[error("the tenant has as many services with waiting records as it may ({limit})")]
     TenantStreams { limit: u64 },
-    #[error("the request is larger than what one tenant may buffer ({limit} bytes); send it in smaller requests")]
+    #[error(
+        "the request is larger than what one tenant may buffer ({limit} bytes); send it in smaller requests"
+    )]
     NeverFits { limit: u64 },
 }
 

@@ -30,7 +30,9 @@ pub enum IngestError {
     Settings(#[from] SettingsError),
     #[error("tenants can't be used: {0}")]
     Tenants(#[from] LoadError),
-    #[error("{address} can't be listened on: {source}; stop what uses the port or set `{setting}` to another")]
+    #[error(
+        "{address} can't be listened on: {source}; stop what uses the port or set `{setting}` to another"
+    )]
     Port { address: SocketAddr, setting: &'static str, source: std::io::Error },
 }
 
@@ -58,11 +60,12 @@ impl Listeners {
     /// When a port is taken.
     pub async fn bind(settings: &IngestSettings) -> Result<Self, IngestError> {
         let bind = async |address, setting| {
-            TcpListener::bind(address)
-                .await
-                .map_err(|source| IngestError::Port { address, setting, source })
+            TcpListener::bind(address).await.map_err(|source| IngestError::Port { address, setting, source })
         };
-        Ok(Self { http: bind(settings.http, "http").await?, admin: Some(bind(settings.admin, "admin").await?) })
+        Ok(Self {
+            http: bind(settings.http, "http").await?,
+            admin: Some(bind(settings.admin, "admin").await?),
+        })
     }
 }
 
@@ -129,11 +132,7 @@ pub async fn serve_into(
     let drain = settings.drain.clone();
     let tenants = Arc::new(Registry::load(tenants, settings.default_retention_days)?);
     let queue = Queue::new(&settings.queue);
-    let buffers = Arc::new(Buffers::new(
-        settings.flush.clone(),
-        settings.objects,
-        settings.queue.max_streams_per_tenant,
-    ));
+    let buffers = Arc::new(Buffers::new(settings.flush.clone(), settings.objects, &settings.queue));
     let metrics = Arc::new(Metrics::new(Arc::clone(&buffers), Arc::clone(&queue)));
     metrics.tenants.set(tenants.current().len() as i64);
     let incarnation = Incarnation::new(&host_name(), rand::random());
@@ -244,7 +243,10 @@ fn log(report: &DrainReport) {
             "records that were acknowledged from memory are lost: the bucket did not take them in time"
         );
     } else if unacknowledged_records > 0 {
-        tracing::warn!(unacknowledged_records, "records were not staged; their senders were not told they were");
+        tracing::warn!(
+            unacknowledged_records,
+            "records were not staged; their senders were not told they were"
+        );
     } else {
         tracing::info!(forced = report.forced, "drained: every record is staged");
     }

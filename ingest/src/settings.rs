@@ -37,8 +37,8 @@ pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, L
 /// # Errors
 /// When the file can't be read or holds no usable settings.
 pub fn load(path: &Path) -> Result<IngestSettings, LoadError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let settings: IngestSettings = parse(path, &text)?;
     settings.validate().map_err(|source| LoadError::Invalid { path: path.to_owned(), source })?;
     Ok(settings)

@@ -176,10 +176,9 @@ impl Stager {
 
     fn next_key(&self, members: &[Member]) -> ObjectKey {
         let home = match members {
-            [only] => Home::Stream {
-                project: only.stream.project.clone(),
-                service: only.stream.service.clone(),
-            },
+            [only] => {
+                Home::Stream { project: only.stream.project.clone(), service: only.stream.service.clone() }
+            }
             _ => Home::Packed,
         };
         ObjectKey {
@@ -228,7 +227,15 @@ impl Stager {
             let pause = retry::pause(attempt, failure, rand::random());
             if attempt == 1 || attempt.is_multiple_of(10) {
                 let rows = key.rows;
-                tracing::warn!(key = text, attempt, rows, reason, detail, ?pause, "object not staged yet; trying again");
+                tracing::warn!(
+                    key = text,
+                    attempt,
+                    rows,
+                    reason,
+                    detail,
+                    ?pause,
+                    "object not staged yet; trying again"
+                );
             }
             self.wait(pause, failure).await;
             self.budget.lock().charge(1, Instant::now());

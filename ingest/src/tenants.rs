@@ -70,7 +70,8 @@ impl TenantsSource {
                 Ok(file.clone())
             }
             Self::Path(path) => {
-                let mut all = TenantsFile { version: spillway_model::settings::SETTINGS_VERSION, tenants: vec![] };
+                let mut all =
+                    TenantsFile { version: spillway_model::settings::SETTINGS_VERSION, tenants: vec![] };
                 for file in files(path)? {
                     let text = read(&file)?;
                     let part: TenantsFile = parse(&file, &text)?;

@@ -145,10 +145,8 @@ async fn a_strangers_project_is_forbidden_and_nothing_is_stored() {
 async fn nobody_gets_in_without_a_key() {
     let ingest = Ingest::start(settings()).await;
     for authorization in [None, Some(""), Some("Bearer "), Some("Bearer wrong"), Some("Basic a2V5")] {
-        let mut request = ingest
-            .client
-            .post(format!("{}/v1/drain", ingest.url))
-            .body(logs(&[record("shop", "api", "x")]));
+        let mut request =
+            ingest.client.post(format!("{}/v1/drain", ingest.url)).body(logs(&[record("shop", "api", "x")]));
         if let Some(value) = authorization {
             request = request.header("authorization", value);
         }
@@ -235,7 +233,10 @@ async fn the_acknowledgement_is_the_pipelines_or_the_requests() {
     settings.flush.max_age = Span::secs(60);
     let ingest = Ingest::start(settings).await;
     let response = ingest.post(logs(&[record("shop", "api", "x")])).send().await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["x-spillway-ack"]), (200, &"memory".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-spillway-ack"]),
+        (200, &"memory".parse().unwrap())
+    );
     assert!(ingest.bucket.keys().is_empty(), "acknowledged before it was staged");
     let report = ingest.stop().await;
     assert_eq!(report.exit_code(), 0);
@@ -265,4 +266,53 @@ async fn probes_and_metrics_answer() {
     assert_eq!(ingest.get(&format!("{}/drain", ingest.admin)).await.0, 200);
     assert_eq!(ingest.get(&format!("{}/readyz", ingest.url)).await.0, 503);
     assert_eq!(ingest.send(logs(&[record("shop", "api", "late")])).await.0, 200);
+}
+
+/// Sends only a header, and what comes back within a second.
+async fn header_only(ingest: &Ingest, token: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(ingest.url.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "POST /v1/drain HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer);
+    let bytes = tokio::time::timeout(std::time::Duration::from_secs(1), read).await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer[..bytes]).into_owned()
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_wait_for_the_body() {
+    let limits = LimitSettings { records_per_second: Some(1), ..LimitSettings::default() };
+    let tenants = vec![
+        common::tenant("acme", KEY, &["shop"], limits),
+        common::tenant("other", OTHER_KEY, &["bank"], LimitSettings::default()),
+    ];
+    let mut settings = settings();
+    settings.queue.max_bytes = ByteSize(1 << 20);
+    settings.flush.max_bytes = ByteSize(1 << 20);
+    settings.queue.tenant_share = 0.05;
+    let ingest = Ingest::start_with(settings, tenants).await;
+    ingest.send(logs(&vec![record("shop", "api", "x"); 10])).await;
+    assert!(header_only(&ingest, KEY).await.starts_with("HTTP/1.1 429 "));
+    assert!(header_only(&ingest, "nobody").await.starts_with("HTTP/1.1 401 "));
+    assert!(header_only(&ingest, OTHER_KEY).await.starts_with("HTTP/1.1 413 "), "larger than its share");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut settings = settings();
+    settings.request.read_timeout = Span::ms(200);
+    let ingest = Ingest::start(settings).await;
+    let mut stream = tokio::net::TcpStream::connect(ingest.url.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "POST /v1/drain HTTP/1.1\r\nhost: x\r\nauthorization: {KEY}\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let bytes = stream.read(&mut answer).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer[..bytes]).starts_with("HTTP/1.1 408 "));
+    assert_eq!(ingest.metrics().await.sum("spillway_ingest_queue_requests"), 0.0);
 }

@@ -52,7 +52,8 @@ async fn without_the_bucket_a_durable_request_is_told_so_and_its_records_are_kep
     let ingest = Ingest::start(settings).await;
     ingest.bucket.fails(Fault::Unavailable);
     let started = Instant::now();
-    let response = ingest.post(logs(&[record("shop", "api", "kept"), record("shop", "", "bad")])).send().await.unwrap();
+    let response =
+        ingest.post(logs(&[record("shop", "api", "kept"), record("shop", "", "bad")])).send().await.unwrap();
     assert_eq!(response.status(), 503);
     assert!(response.headers().contains_key("retry-after"));
     assert!(started.elapsed() < Duration::from_secs(5));
@@ -188,9 +189,7 @@ async fn a_drain_without_the_bucket_says_how_many_records_are_lost() {
     settings.drain.flush_timeout = Span::ms(300);
     let ingest = Ingest::start(settings).await;
     ingest.bucket.fails(Fault::Unavailable);
-    let memory = ingest
-        .post(logs(&vec![record("shop", "api", "m"); 7]))
-        .header("x-spillway-ack", "memory");
+    let memory = ingest.post(logs(&vec![record("shop", "api", "m"); 7])).header("x-spillway-ack", "memory");
     assert_eq!(answer(memory).await.0, 200);
     assert_eq!(ingest.send(logs(&vec![record("blog", "api", "d"); 5])).await.0, 503);
     let report = ingest.stop().await;
@@ -223,8 +222,9 @@ async fn many_streams_under_load_are_all_accounted_for() {
     let sends = (0..60u32).map(|n| {
         let ingest = &ingest;
         async move {
-            let mut records: Vec<_> =
-                (0..20).map(|m| record("shop", &format!("s{}", (n * 7 + m) % 90), &format!("{n}-{m}"))).collect();
+            let mut records: Vec<_> = (0..20)
+                .map(|m| record("shop", &format!("s{}", (n * 7 + m) % 90), &format!("{n}-{m}")))
+                .collect();
             records.push(record("shop", "", "bad"));
             assert_eq!(ingest.send(logs(&records)).await.0, 200);
             let (received, accounted) = ingest.metrics().await.identity();

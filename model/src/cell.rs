@@ -274,8 +274,7 @@ macro_rules! string_cell {
             }
             fn read<D: Deserializer<'a>>(from: D) -> Result<Self, D::Error> {
                 let Text(text) = Text::deserialize(from)?;
-                $parse(&*text)
-                    .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &$what))
+                $parse(&*text).ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &$what))
             }
         }
     };
@@ -291,12 +290,18 @@ string_cell!(
     |text: &str| if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 );
 
-string_cell!(UnixNanos, "a time as YYYY-MM-DD HH:MM:SS.nnnnnnnnn", UnixNanos(0), UnixNanos::write_sql, |t: &str| {
-    match t.as_bytes().try_into().ok().and_then(UnixNanos::from_canonical) {
-        None => UnixNanos::parse(t).ok(),
-        nanos => nanos,
+string_cell!(
+    UnixNanos,
+    "a time as YYYY-MM-DD HH:MM:SS.nnnnnnnnn",
+    UnixNanos(0),
+    UnixNanos::write_sql,
+    |t: &str| {
+        match t.as_bytes().try_into().ok().and_then(UnixNanos::from_canonical) {
+            None => UnixNanos::parse(t).ok(),
+            nanos => nanos,
+        }
     }
-});
+);
 
 string_cell!(UnixMs, "a time as YYYY-MM-DD HH:MM:SS.mmm", UnixMs(0), UnixMs::write_sql, |t: &str| {
     match t.as_bytes().try_into().ok().and_then(UnixMs::from_canonical) {

@@ -70,8 +70,7 @@ pub fn encode(version: FormatVersion, ndjson: &[u8], level: i32) -> Result<Vec<u
 // A member's header carries the member's size in an extra field, as bgzip does: a packed object is split
 // without inflating it, and libdeflate, which does not say how much input it used, can inflate each part.
 // Any gzip reader skips the field.
-const HEADER: [u8; 16] =
-    [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 8, 0, b'S', b'P', 4, 0];
+const HEADER: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 8, 0, b'S', b'P', 4, 0];
 const HEADER_BYTES: usize = HEADER.len() + 4;
 const TRAILER_BYTES: usize = 8;
 

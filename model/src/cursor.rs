@@ -110,8 +110,7 @@ impl<'a> Cursor<'a> {
 
     /// The longest run of characters that a number may have.
     pub(crate) fn number(&mut self) -> Option<&'a str> {
-        let len =
-            self.rest().iter().take_while(|b| b.is_ascii_digit() || b"+-.eE".contains(b)).count();
+        let len = self.rest().iter().take_while(|b| b.is_ascii_digit() || b"+-.eE".contains(b)).count();
         let text = self.text.get(self.at..self.at + len)?;
         self.at += len;
         Some(text)

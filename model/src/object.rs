@@ -62,7 +62,9 @@ pub enum KeyError {
         "key {key:?}: its file name is not <time>-<incarnation>-<number>-v<version>-<rows>-<bytes>.json.gz"
     )]
     File { key: String },
-    #[error("key {key:?} has the format version {version}, which this version does not know; load it with a newer one")]
+    #[error(
+        "key {key:?} has the format version {version}, which this version does not know; load it with a newer one"
+    )]
     Version { key: String, version: u16 },
 }
 
@@ -175,7 +177,8 @@ impl FileName {
         Some(Self {
             time: UnixMs::parse_compact(time)?,
             incarnation: Incarnation::parse(incarnation)?,
-            number: plain(number.trim_start_matches('0')).or_else(|| (number == "0000000000").then_some(0))?,
+            number: plain(number.trim_start_matches('0'))
+                .or_else(|| (number == "0000000000").then_some(0))?,
             version: plain(version.strip_prefix('v')?)?.try_into().ok()?,
             rows: plain(rows)?,
             raw_bytes: plain(raw_bytes)?,

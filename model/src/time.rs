@@ -341,8 +341,9 @@ fn parse(text: &[u8]) -> Result<UnixNanos, TimeError> {
         }
         // A leap second has no number of its own in Unix time.
         let leap = i64::from(sec == 60);
-        second = second_of_day(hour, minute, sec.min(59)).filter(|_| sec <= 60).ok_or(TimeError::NoSuchInstant)?
-            + leap;
+        second =
+            second_of_day(hour, minute, sec.min(59)).filter(|_| sec <= 60).ok_or(TimeError::NoSuchInstant)?
+                + leap;
         if leap == 1 {
             nanos = 0;
         }

@@ -29,12 +29,24 @@ pub enum Value<'r> {
 }
 
 macro_rules! value {
-    ($record:ident, $name:ident, Uuid) => { Value::Uuid(&$record.$name) };
-    ($record:ident, $name:ident, Text) => { Value::Text(&$record.$name) };
-    ($record:ident, $name:ident, Label) => { Value::Label(&$record.$name) };
-    ($record:ident, $name:ident, TextList) => { Value::TextList(&$record.$name) };
-    ($record:ident, $name:ident, TextMap) => { Value::TextMap(&$record.$name) };
-    ($record:ident, $name:ident, $kind:ident) => { Value::$kind($record.$name) };
+    ($record:ident, $name:ident, Uuid) => {
+        Value::Uuid(&$record.$name)
+    };
+    ($record:ident, $name:ident, Text) => {
+        Value::Text(&$record.$name)
+    };
+    ($record:ident, $name:ident, Label) => {
+        Value::Label(&$record.$name)
+    };
+    ($record:ident, $name:ident, TextList) => {
+        Value::TextList(&$record.$name)
+    };
+    ($record:ident, $name:ident, TextMap) => {
+        Value::TextMap(&$record.$name)
+    };
+    ($record:ident, $name:ident, $kind:ident) => {
+        Value::$kind($record.$name)
+    };
 }
 
 macro_rules! visit {

@@ -134,7 +134,8 @@ fn a_broken_body_says_where() {
         let error = run(body.as_bytes(), Format::Logs).unwrap_err();
         assert_eq!(error.reason(), *reason, "{body} {error}");
     }
-    let error = run(format!("{{\"logs\":[{GOOD},\n{GOOD},\n{{\"x\" 1}}]}}").as_bytes(), Format::Logs).unwrap_err();
+    let error =
+        run(format!("{{\"logs\":[{GOOD},\n{GOOD},\n{{\"x\" 1}}]}}").as_bytes(), Format::Logs).unwrap_err();
     assert!(matches!(error, ParseError::Malformed { line: 3, .. }), "{error}");
     assert_eq!(run(b"{\"logs\":[\"\xff\"]}", Format::Logs), Err(ParseError::NotUtf8 { byte: 10 }));
 }
@@ -200,9 +201,15 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
         "[a-z_]{1,12}".prop_map(Into::into),
     ];
     let key = prop_oneof![
-        Just("project_id".to_owned()), Just("timestamp".to_owned()), Just("level".to_owned()),
-        Just("service".to_owned()), Just("message".to_owned()), Just("metadata".to_owned()),
-        Just("trace_id".to_owned()), Just("logs".to_owned()), any::<String>(),
+        Just("project_id".to_owned()),
+        Just("timestamp".to_owned()),
+        Just("level".to_owned()),
+        Just("service".to_owned()),
+        Just("message".to_owned()),
+        Just("metadata".to_owned()),
+        Just("trace_id".to_owned()),
+        Just("logs".to_owned()),
+        any::<String>(),
     ];
     leaf.prop_recursive(4, 64, 8, move |inner| {
         prop_oneof![

@@ -113,8 +113,10 @@ fn tag() -> spillway_bucket::Tag {
             let dir = tempfile::tempdir().unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let bucket = spillway_bucket::Bucket::open(&BucketSettings::directory(dir.path())).await.unwrap();
-                match bucket.put_if_absent("x", Bytes::from_static(b"x"), &Default::default()).await.unwrap() {
+                let bucket =
+                    spillway_bucket::Bucket::open(&BucketSettings::directory(dir.path())).await.unwrap();
+                match bucket.put_if_absent("x", Bytes::from_static(b"x"), &Default::default()).await.unwrap()
+                {
                     Put::Created(tag) => tag,
                     Put::Exists => unreachable!(),
                 }
@@ -250,7 +252,8 @@ pub struct Metrics(pub String);
 impl Metrics {
     /// The sum over all labels.
     pub fn sum(&self, name: &str) -> f64 {
-        let line = |l: &&str| l.starts_with(name) && matches!(l.as_bytes().get(name.len()), Some(b'{' | b' '));
+        let line =
+            |l: &&str| l.starts_with(name) && matches!(l.as_bytes().get(name.len()), Some(b'{' | b' '));
         self.0.lines().filter(line).map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 

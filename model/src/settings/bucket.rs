@@ -60,7 +60,10 @@ impl BucketSettings {
             return Err(SettingsError::value("bucket.prefix", "must end with '/'"));
         }
         if self.prefix.starts_with('/') || self.prefix.split('/').any(|part| part == "." || part == "..") {
-            return Err(SettingsError::value("bucket.prefix", "must not begin with '/' or contain '.' or '..'"));
+            return Err(SettingsError::value(
+                "bucket.prefix",
+                "must not begin with '/' or contain '.' or '..'",
+            ));
         }
         match &self.place {
             Place::S3(s3) if s3.bucket.is_empty() => {

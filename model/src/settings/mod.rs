@@ -12,7 +12,8 @@ mod units;
 pub use bucket::{BucketSettings, Place, S3Settings};
 pub use clickhouse::{ClickHouseSettings, MessageIndex, ViewSettings};
 pub use ingest::{
-    Ack, DrainSettings, FlushSettings, IngestSettings, Objects, QueueSettings, RequestSettings, TimestampWindow,
+    Ack, DrainSettings, FlushSettings, IngestSettings, Objects, QueueSettings, RequestSettings,
+    TimestampWindow,
 };
 pub use syncer::{BatchSettings, SyncerSettings};
 pub use tenants::{KeyDigest, LimitSettings, TenantSettings, TenantsFile};
@@ -24,7 +25,9 @@ pub const SETTINGS_VERSION: u32 = 1;
 /// Why a settings file can't be used although it is well formed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    #[error("settings have version {found}, this program reads version {SETTINGS_VERSION}; run the program's newer version or rewrite the file")]
+    #[error(
+        "settings have version {found}, this program reads version {SETTINGS_VERSION}; run the program's newer version or rewrite the file"
+    )]
     Version { found: u32 },
     #[error("setting {field} {message}")]
     Value { field: &'static str, message: String },

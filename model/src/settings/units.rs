@@ -24,7 +24,8 @@ pub enum UnitError {
     Size { text: String },
 }
 
-const SPAN_UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const SPAN_UNITS: &[(&str, u64)] =
+    &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZE_UNITS: &[(&str, u64)] = &[
     ("", 1),
     ("B", 1),
@@ -90,7 +91,9 @@ fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 impl FromStr for Span {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        number_with_unit(text, SPAN_UNITS).map(Self::ms).ok_or_else(|| UnitError::Span { text: text.to_owned() })
+        number_with_unit(text, SPAN_UNITS)
+            .map(Self::ms)
+            .ok_or_else(|| UnitError::Span { text: text.to_owned() })
     }
 }
 
