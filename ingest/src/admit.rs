@@ -13,6 +13,9 @@ use crate::refusal::{Refusal, Refusals};
 /// A level is a label, not a text.
 const MAX_LEVEL_BYTES: usize = 128;
 
+/// Streams that are compared one by one before they are looked up.
+const NEAR_STREAMS: usize = 16;
+
 /// What a request's records are held against.
 #[derive(Debug, Clone)]
 pub struct Policy<'r> {
@@ -133,7 +136,7 @@ impl<'r> Admission<'r> {
     where
         'r: 'a,
     {
-        let known = fault.is_none() && self.is_last_stream(record);
+        let known = fault.is_none() && self.is_near_stream(record);
         if let Some(fault) = fault.as_ref().filter(|_| record.project_id.is_empty()) {
             return Err(fault.clone());
         }
@@ -173,11 +176,19 @@ impl<'r> Admission<'r> {
         Ok(())
     }
 
-    /// Records of one request mostly come from one service, one after the other.
-    fn is_last_stream(&self, record: &Record<'_>) -> bool {
-        self.admitted.streams.get(self.last).is_some_and(|stream| {
+    /// Looks among the first few streams without hashing: a request has mostly one, or a handful that take
+    /// turns.
+    fn is_near_stream(&mut self, record: &Record<'_>) -> bool {
+        let is_it = |stream: &StreamRows| {
             stream.service.as_str() == record.service && stream.project.as_str() == record.project_id
-        })
+        };
+        let near = &self.admitted.streams[..self.admitted.streams.len().min(NEAR_STREAMS)];
+        if self.admitted.streams.get(self.last).is_some_and(is_it) {
+            return true;
+        }
+        let found = near.iter().position(is_it);
+        self.last = found.unwrap_or(self.last);
+        found.is_some()
     }
 
     fn stream(&mut self, record: &Record<'_>) -> Result<usize, Refusal> {
