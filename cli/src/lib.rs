@@ -61,3 +61,15 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     runtime.shutdown_background();
     exit
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

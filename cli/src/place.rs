@@ -15,7 +15,7 @@ use crate::{
 
 /// Which pipeline.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct PlaceArgs {
     /// Manifest file of the pipeline
     #[arg(short, long, value_name = "FILE", default_value = "examples/quickstart.yaml")]
     pub file: PathBuf,
@@ -40,7 +40,7 @@ impl Place {
     ///
     /// # Errors
     /// Everything that is wrong with it, by line or field.
-    pub fn read(args: &Args) -> Result<Self, Failure> {
+    pub fn read(args: &PlaceArgs) -> Result<Self, Failure> {
         let (pipeline, secrets) = read_pipeline(&args.file)?;
         let files = files::write(&pipeline, &secrets, &args.data).map_err(|error| Failure::new(Exit::Usage, error))?;
         let bucket = settings::bucket(&pipeline, &files, &bucket_folder(&args.data));

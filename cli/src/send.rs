@@ -58,6 +58,9 @@ pub struct Args {
     /// Producers of each project, sending side by side
     #[arg(long, default_value_t = 2)]
     producers: u32,
+    /// Requests that each producer may have under way at once
+    #[arg(long, default_value_t = 8)]
+    in_flight: usize,
     /// Records in all
     #[arg(long, default_value_t = 10_000, conflicts_with = "duration")]
     records: u64,
@@ -234,6 +237,7 @@ async fn send(args: &Args, plan: &Plan, stop: CancellationToken) -> Vec<Outcome>
                 // The first ones send one record more when it does not come out even.
                 records: until.is_none().then_some(args.records / all + u64::from(index < args.records % all)),
                 until,
+                in_flight: args.in_flight.max(1),
                 rate: args.rate.map(|rate| rate / all as f64),
                 give_up: args.give_up.get(),
             };

@@ -10,7 +10,7 @@ use crate::{
     log,
     metrics::{self, Sample},
     output::{self, Format, Table},
-    place::{self, Place},
+    place::{Place, PlaceArgs},
 };
 
 /// A syncer writes its status every 10 s by default.
@@ -19,7 +19,7 @@ const STALE_SECONDS: f64 = 60.0;
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    place: place::Args,
+    place: PlaceArgs,
     /// Admin address of an ingest process; may be repeated
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     metrics: Vec<String>,

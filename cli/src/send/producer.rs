@@ -10,7 +10,10 @@ use std::{
 
 use reqwest::{Client, RequestBuilder, header};
 use spillway_model::UnixNanos;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -41,6 +44,8 @@ pub struct Pace {
     pub until: Option<Instant>,
     /// Records per second; `None`: as fast as they are answered.
     pub rate: Option<f64>,
+    /// Requests that may be under way at once.
+    pub in_flight: usize,
     /// How long it may go on that nothing is taken.
     pub give_up: Duration,
 }
@@ -70,6 +75,16 @@ pub struct Outcome {
     pub error: Option<ProducerError>,
 }
 
+/// One request on its way.
+struct Delivery {
+    first: u64,
+    count: usize,
+    /// From sending to the answer.
+    took: Duration,
+    /// `Err(None)`: stopped before it was taken.
+    result: Result<Answer, Option<ProducerError>>,
+}
+
 /// Sends until done, or until `stop`.
 pub async fn run(
     mut producer: Producer,
@@ -78,11 +93,11 @@ pub async fn run(
     progress: Arc<Progress>,
     stop: CancellationToken,
 ) -> Outcome {
-    let mut outcome =
-        Outcome { sent: Sent::new(producer.name()), latencies: Vec::new(), error: None };
+    let mut outcome = Outcome { sent: Sent::new(producer.name()), latencies: Vec::new(), error: None };
+    let mut under_way: JoinSet<Delivery> = JoinSet::new();
     let started = Instant::now();
     let mut made: u64 = 0;
-    while !stop.is_cancelled() {
+    while !stop.is_cancelled() && outcome.error.is_none() {
         if let Some(rate) = pace.rate {
             let due = started + Duration::from_secs_f64(made as f64 / rate);
             tokio::select! {
@@ -94,32 +109,53 @@ pub async fn run(
         if left == 0 || pace.until.is_some_and(|end| Instant::now() >= end) {
             break;
         }
+        while under_way.len() >= pace.in_flight
+            && let Some(Ok(delivery)) = under_way.join_next().await
+        {
+            outcome.take(delivery, &progress);
+        }
         let count = pace.batch.min(usize::try_from(left).unwrap_or(usize::MAX));
         let (first, body) = producer.request(count, UnixNanos::now());
         made += count as u64;
-        let sent_at = Instant::now();
-        match deliver(&target, &pace, body, &progress, &stop).await {
+        let (target, progress, stop) = (target.clone(), Arc::clone(&progress), stop.clone());
+        under_way.spawn(async move {
+            let sent_at = Instant::now();
+            let result = deliver(&target, &pace, body, &progress, &stop).await;
+            Delivery { first, count, took: sent_at.elapsed(), result }
+        });
+    }
+    while let Some(delivery) = under_way.join_next().await {
+        // A panic has been reported by the runtime already.
+        if let Ok(delivery) = delivery {
+            outcome.take(delivery, &progress);
+        }
+    }
+    outcome
+}
+
+impl Outcome {
+    fn take(&mut self, delivery: Delivery, progress: &Progress) {
+        let Delivery { first, count, took, result } = delivery;
+        let numbers = first..first + count as u64;
+        match result {
             Ok(Answer::Accepted { refused }) => {
-                outcome.latencies.push(sent_at.elapsed().as_secs_f64() * 1000.0);
-                for number in 0..count {
-                    let record = first + number as u64;
-                    if refused.contains(&number) { outcome.sent.refuse(record) } else { outcome.sent.acknowledge(record) }
+                self.latencies.push(took.as_secs_f64() * 1000.0);
+                for (at, number) in numbers.enumerate() {
+                    if refused.contains(&at) { self.sent.refuse(number) } else { self.sent.acknowledge(number) }
                 }
                 progress.acknowledged.fetch_add((count - refused.len()) as u64, Ordering::Relaxed);
             }
             // A record whose fate is unknown is never sent again: a second copy would be a record of its own.
             Ok(_) => {
-                (0..count).for_each(|number| outcome.sent.unclear(first + number as u64));
+                numbers.for_each(|number| self.sent.unclear(number));
                 progress.unclear.fetch_add(count as u64, Ordering::Relaxed);
             }
             Err(error) => {
-                (0..count).for_each(|number| outcome.sent.refuse(first + number as u64));
-                outcome.error = error;
-                break;
+                numbers.for_each(|number| self.sent.refuse(number));
+                self.error = self.error.take().or(error);
             }
         }
     }
-    outcome
 }
 
 /// Sends a request until it is taken or its fate is unknown. `Err(None)`: stopped before that.

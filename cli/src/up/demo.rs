@@ -78,6 +78,13 @@ pub async fn run(up: &Up) -> Result<(), DemoError> {
     let rows = wait(&clickhouse, &up.table, &run, &mut sent).await?;
     let last = last_errors(&clickhouse, &up.table, &run).await?;
     show(&sent, &rows, &last);
+    let slowest = sent.iter().filter_map(|request| request.queryable).max().unwrap_or_default();
+    output::line(&format!(
+        "\n{} records of {} requests came back, the last one queryable {} ms after it was sent.",
+        sent.len() * RECORDS,
+        sent.len(),
+        slowest.as_millis()
+    ));
     output::line(&next_steps(up));
     Ok(())
 }
