@@ -5,9 +5,10 @@ use spillway_model::settings::{ClickHouseSettings, MessageIndex, ViewSettings};
 use crate::sql::Qualified;
 
 /// Parts, not inserts, are counted by the deduplication windows, and an insert of five partitions makes
-/// five of them. The server keeps the window in memory and in a log beside the table; 10,000 is what
-/// replicated tables have by default since 25.10 (ClickHouse PR#86820).
-pub const DEDUPLICATION_WINDOW: u64 = 10_000;
+/// five of them. The server keeps the window in memory and in a log beside the table. The syncer uses no
+/// more than a quarter of it within an insert's deadline: at 30,000 and 150 s that is 50 parts a second,
+/// and a server that takes more parts than that soon refuses them anyway.
+pub const DEDUPLICATION_WINDOW: u64 = 30_000;
 
 /// Seven days: replicated tables went from a week to an hour by default (ClickHouse PR#87414), less than
 /// an outage that a batch has to survive.

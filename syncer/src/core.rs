@@ -2,7 +2,7 @@
 //! manifest by compare-and-swap. It does nothing itself: it is asked for [`Action`]s and told what became
 //! of them, so that every interleaving can be tried in a test.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -191,6 +191,8 @@ pub struct Core<Tag> {
     /// Keys of batches under way and of removed ones.
     keys: HashMap<KeyHash, bool>,
     keys_of: BTreeMap<BatchId, Vec<KeyHash>>,
+    /// What the manifest's `window` was at recent swaps: how fast the deduplication window moves.
+    window_moved: VecDeque<(Millis, u64)>,
     /// Removed batches and when to forget them.
     forget_at: BTreeMap<BatchId, Millis>,
     to_forget: Vec<(BatchId, u64)>,
@@ -234,6 +236,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             flights: BTreeMap::new(),
             keys: HashMap::new(),
             keys_of: BTreeMap::new(),
+            window_moved: VecDeque::new(),
             forget_at: BTreeMap::new(),
             to_forget: Vec::new(),
             backlog: Backlog::default(),
@@ -416,7 +419,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         if self.stopping || now < self.prepare_not_before {
             return;
         }
-        while self.has_room() {
+        while self.has_room(now) {
             let objects = self.backlog.take(&self.limits, wall);
             if objects.is_empty() {
                 return;
@@ -435,12 +438,21 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
 
     /// Blocked batches hold no place of their own, or a few refused records would stop everybody; but when
     /// many of them pile up nothing new is begun.
-    fn has_room(&self) -> bool {
+    fn has_room(&self, now: Millis) -> bool {
         let open = self.flights.values().filter(|flight| flight.is_open()).count();
         let blocked = self.flights.values().filter(|flight| flight.is_blocked()).count();
         open - blocked < self.limits.concurrency
             && blocked < 4 * self.limits.concurrency
             && self.flights.len() < self.limits.max_batches
+            && self.window_is_slow(now)
+    }
+
+    /// A late twin of an insert may arrive until its deadline, and must still find its token in the window
+    /// then. So within one deadline no more than a quarter of the window is used; the rest is for what was
+    /// planned before, and for predecessors who did the same.
+    fn window_is_slow(&self, now: Millis) -> bool {
+        let recent = self.window_moved.iter().find(|(at, _)| at + self.limits.insert_deadline > now);
+        recent.is_none_or(|(_, window)| self.manifest.window - window < self.limits.window / 4)
     }
 
     fn push_listing(&mut self, now: Millis, actions: &mut Vec<Action<Tag>>) {
@@ -522,6 +534,13 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         self.swap_failures = 0;
         self.last_swap = swapping.begun;
         self.tag = Some(tag);
+        if swapping.manifest.window > self.manifest.window && self.leading() {
+            // The value before the change: what it used is counted from its beginning on.
+            self.window_moved.push_back((now, self.manifest.window));
+            while self.window_moved.front().is_some_and(|(at, _)| at + self.limits.insert_deadline <= now) {
+                self.window_moved.pop_front();
+            }
+        }
         let before = std::mem::replace(&mut self.manifest, swapping.manifest);
         if matches!(self.phase, Phase::TakingOver) {
             self.next_number = self.manifest.next_batch;

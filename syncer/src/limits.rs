@@ -59,7 +59,7 @@ impl Default for Limits {
             insert_deadline: 90_000,
             heartbeat: 5_000,
             take_over_after: 20_000,
-            window: 10_000,
+            window: 30_000,
             retry_first: 100,
             retry_most: 10_000,
             stuck_after: 5,

@@ -44,6 +44,8 @@ struct Pending {
     /// Partitions still to do; the flag: token already written, part not yet renamed.
     todo: VecDeque<(u8, bool)>,
     expires: u64,
+    /// The server is stuck in the middle of it until then.
+    frozen_until: u64,
 }
 
 struct World {
@@ -114,7 +116,14 @@ impl World {
 
     /// One step of one insert at the server.
     fn server_step(&mut self, index: usize) {
+        if self.fault(5) {
+            self.pending[index].frozen_until = self.now + self.rng.random_range(500..40_000);
+        }
+        let now = self.now;
         let pending = &mut self.pending[index];
+        if pending.frozen_until > now {
+            return;
+        }
         if !pending.arrived {
             pending.arrived = true;
             if self.constraint && pending.rows.iter().any(|(_, record)| record.poison) {
@@ -352,6 +361,7 @@ impl Writer {
                     arrived: false,
                     todo: partitions.into_iter().map(|partition| (partition, false)).collect(),
                     expires: self.out[index].2 + 60_000,
+                    frozen_until: 0,
                 };
                 self.out[index].1 = Some(pending.id);
                 world.pending.push(pending);
@@ -434,7 +444,9 @@ fn limits() -> Limits {
 
 /// Runs one history and checks its end.
 fn history(seed: u64, poison: &BTreeSet<u32>, shut_schema: bool) {
-    let limits = limits();
+    // Some windows pass within a history, some hold.
+    let window = if seed.is_multiple_of(2) { 40 } else { 200 };
+    let limits = Limits { window, ..limits() };
     let mut world = World {
         rng: SmallRng::seed_from_u64(seed),
         now: 0,
@@ -447,7 +459,7 @@ fn history(seed: u64, poison: &BTreeSet<u32>, shut_schema: bool) {
         graves: BTreeMap::new(),
         table: BTreeMap::new(),
         tokens: VecDeque::new(),
-        window: 60,
+        window: usize::try_from(window).unwrap(),
         views: BTreeMap::new(),
         pending: Vec::new(),
         results: BTreeMap::new(),
@@ -457,9 +469,9 @@ fn history(seed: u64, poison: &BTreeSet<u32>, shut_schema: bool) {
     };
     let mut writers = vec![Writer::new(&mut world, &limits)];
     let mut staged = 0_u32;
-    for step in 0..1_500 {
+    for step in 0..3_000 {
         world.tick();
-        if world.chance(4) && staged < 60 {
+        if world.chance(4) && staged < 150 {
             let rows = world.rng.random_range(1..6);
             world.stage(staged..staged + rows, poison);
             staged += rows;
@@ -490,7 +502,7 @@ fn history(seed: u64, poison: &BTreeSet<u32>, shut_schema: bool) {
             let index = world.rng.random_range(0..world.pending.len());
             world.server_step(index);
         }
-        assert!(step < 1_500);
+        assert!(step < 3_000);
     }
     // From here on all is well, and the end must come.
     let mut later = 10_000;
@@ -506,8 +518,12 @@ fn history(seed: u64, poison: &BTreeSet<u32>, shut_schema: bool) {
             let writer = Writer::new(&mut world, &limits);
             writers.push(writer);
         }
-        while !world.pending.is_empty() {
-            world.server_step(0);
+        for _ in 0..100 {
+            if world.pending.is_empty() {
+                break;
+            }
+            let index = world.rng.random_range(0..world.pending.len());
+            world.server_step(index);
         }
         // A lone refused row is put aside only once the server was seen to take another.
         let idle = world.manifest.as_ref().is_some_and(|(manifest, _)| manifest.batches.is_empty());

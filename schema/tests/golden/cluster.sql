@@ -91,7 +91,7 @@ ENGINE = ReplicatedMergeTree
 PARTITION BY (toDate(timestamp), retention_days)
 ORDER BY (project_id, service, severity, timestamp)
 TTL toDate(timestamp) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 30000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the Distributed table
 CREATE TABLE IF NOT EXISTS `spillway`.`logs` ON CLUSTER `main` AS `spillway`.`logs_local`
@@ -112,7 +112,7 @@ ENGINE = ReplicatedReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, service, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 30000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the materialized view of error_rate
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_error_rate_feed` ON CLUSTER `main` TO `spillway`.`logs_error_rate_batches_local` AS
@@ -144,7 +144,7 @@ ENGINE = ReplicatedReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, service, http_method, http_path, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 30000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the materialized view of http_latency
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_http_latency_feed` ON CLUSTER `main` TO `spillway`.`logs_http_latency_batches_local` AS
@@ -173,7 +173,7 @@ ENGINE = ReplicatedReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 30000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the materialized view of tenant_volume
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_tenant_volume_feed` ON CLUSTER `main` TO `spillway`.`logs_tenant_volume_batches_local` AS

@@ -91,7 +91,7 @@ ENGINE = MergeTree
 PARTITION BY (toDate(timestamp), retention_days)
 ORDER BY (project_id, service, severity, timestamp)
 TTL toDate(timestamp) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 30000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the target of error_rate
 CREATE TABLE IF NOT EXISTS `spillway`.`logs_error_rate_batches` (
@@ -108,7 +108,7 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, service, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 30000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the materialized view of error_rate
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_error_rate_feed` TO `spillway`.`logs_error_rate_batches` AS
@@ -140,7 +140,7 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, service, http_method, http_path, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 30000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the materialized view of http_latency
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_http_latency_feed` TO `spillway`.`logs_http_latency_batches` AS
@@ -169,7 +169,7 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 30000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- create the materialized view of tenant_volume
 CREATE MATERIALIZED VIEW IF NOT EXISTS `spillway`.`logs_tenant_volume_feed` TO `spillway`.`logs_tenant_volume_batches` AS

@@ -23,7 +23,7 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, service, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 30000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- fold error_rate
 INSERT INTO `spillway`.`logs_error_rate_batches_fold` (project_id, service, minute, retention_days, batch_id, records, errors, version)
@@ -66,7 +66,7 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, service, http_method, http_path, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 30000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- fold http_latency
 INSERT INTO `spillway`.`logs_http_latency_batches_fold` (project_id, service, http_method, http_path, minute, retention_days, batch_id, requests, server_errors, duration_ms, version)
@@ -105,7 +105,7 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY (toDate(minute), retention_days)
 ORDER BY (project_id, minute, retention_days, batch_id)
 TTL toDate(minute) + toIntervalDay(retention_days)
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 30000, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- fold tenant_volume
 INSERT INTO `spillway`.`logs_tenant_volume_batches_fold` (project_id, minute, retention_days, batch_id, records, bytes, version)
