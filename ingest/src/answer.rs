@@ -55,7 +55,7 @@ pub(crate) enum Refusal {
          answer; they are kept and staged when it does, so sending them again may duplicate them"
     )]
     NotYetDurable { accepted: u64 },
-    #[error("the request failed inside the server; nothing of it was stored")]
+    #[error("the request failed inside the server; not all of it is stored")]
     Internal,
 }
 

@@ -84,6 +84,14 @@ pub struct Tally {
     pub rejected: Vec<(&'static str, u64)>,
 }
 
+/// Why a request's rows were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    Overload(Overload),
+    /// The process is about to end: rows taken now would be lost.
+    Closed,
+}
+
 /// What was not staged when the process stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOver {
@@ -112,6 +120,8 @@ struct Inner {
     in_flight_from_memory: u64,
     /// Of those, the ones that could never be staged.
     lost_from_memory: u64,
+    /// No more rows are taken.
+    closed: bool,
     /// When the flusher looks again by itself.
     wakes_at: Option<Instant>,
 }
@@ -146,8 +156,8 @@ impl Buffers {
     /// Takes a request's rows, all or none of them.
     ///
     /// # Errors
-    /// When the tenant would have too many streams.
-    pub(crate) fn append(&self, append: Append, now: Instant) -> Result<(), Overload> {
+    /// When the tenant would have too many streams, or after [`Self::close`].
+    pub(crate) fn append(&self, append: Append, now: Instant) -> Result<(), NotTaken> {
         let Append { tenant, mut tally, streams, held, waiter } = append;
         let ids: Vec<_> = streams
             .iter()
@@ -157,10 +167,18 @@ impl Buffers {
         let inner = &mut *inner;
         let new = ids.iter().filter(|id| !inner.streams.contains_key(*id)).count() as u64;
         let open = inner.streams_of.entry(tenant.clone()).or_default();
-        if new > 0 && *open + new > self.max_streams_per_tenant {
-            tally.rejected.push(("overload", streams.iter().map(|s| s.count).sum()));
+        let refused = if inner.closed {
+            Some(("draining", NotTaken::Closed))
+        } else if new > 0 && *open + new > self.max_streams_per_tenant {
+            let overload = Overload::TenantStreams { limit: self.max_streams_per_tenant };
+            Some(("overload", NotTaken::Overload(overload)))
+        } else {
+            None
+        };
+        if let Some((reason, not_taken)) = refused {
+            tally.rejected.push((reason, streams.iter().map(|s| s.count).sum()));
             inner.books.count(&tenant, &tally);
-            return Err(Overload::TenantStreams { limit: self.max_streams_per_tenant });
+            return Err(not_taken);
         }
         *open += new;
         inner.books.count(&tenant, &tally);
@@ -272,6 +290,11 @@ impl Buffers {
         }
     }
 
+    /// From now on no rows are taken.
+    pub(crate) fn close(&self) {
+        self.inner.lock().closed = true;
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         let inner = self.inner.lock();
         inner.streams.is_empty() && inner.books.places.values().all(|p| p.in_flight == 0)
@@ -378,7 +401,7 @@ mod tests {
         }
 
         /// Rows of so many bytes for each service, at so many milliseconds.
-        fn append(&self, ms: u64, services: &[(&str, usize)], durable: bool) -> Result<(), Overload> {
+        fn append(&self, ms: u64, services: &[(&str, usize)], durable: bool) -> Result<(), NotTaken> {
             let streams: Vec<_> = services
                 .iter()
                 .map(|(service, bytes)| StreamRows {
@@ -441,7 +464,7 @@ mod tests {
         let case = Case::new(Objects::Adaptive);
         case.append(0, &[("a", 1), ("b", 1)], true).unwrap();
         let refused = case.append(0, &[("c", 1), ("d", 1)], true);
-        assert_eq!(refused, Err(Overload::TenantStreams { limit: 3 }));
+        assert_eq!(refused, Err(NotTaken::Overload(Overload::TenantStreams { limit: 3 })));
         assert_eq!(case.queue.usage().bytes, 2);
         case.append(0, &[("a", 1), ("c", 1)], true).unwrap();
         assert_eq!(case.take(500, 10).0.len(), 3);
@@ -449,6 +472,16 @@ mod tests {
         let books = case.buffers.snapshot(case.now).books;
         assert_eq!(books.sent[&case.tenant].rejected, [("overload", 2)].into());
         assert_eq!(books.sent[&case.tenant].received, 9);
+    }
+
+    #[test]
+    fn closed_buffers_take_nothing_more() {
+        let case = Case::new(Objects::Adaptive);
+        case.append(0, &[("a", 1)], false).unwrap();
+        case.buffers.close();
+        assert_eq!(case.append(0, &[("a", 1)], false), Err(NotTaken::Closed));
+        assert_eq!(case.queue.usage().bytes, 1);
+        assert_eq!(case.buffers.give_up().lost_records, 1);
     }
 
     #[test]

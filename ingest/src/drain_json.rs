@@ -64,8 +64,7 @@ impl Format {
             | "application/ndjson"
             | "application/jsonl"
             | "application/x-jsonlines"
-            | "application/json-lines"
-            | "application/json-seq" => Self::Lines,
+            | "application/json-lines" => Self::Lines,
             _ => Self::Logs,
         }
     }

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use spillway_model::UnixNanos;
 use spillway_model::settings::{Ack, IngestSettings};
+use tokio::sync::Semaphore;
 
 use crate::admin;
 use crate::admit::{Admission, Admitted, Policy, Stamp};
@@ -44,6 +45,9 @@ pub(crate) struct App {
     /// No more requests are taken.
     pub(crate) stopping: AtomicBool,
     pub(crate) health: admin::Health,
+    /// Bodies being decompressed, and large ones being parsed: what they grow to is in memory before it can
+    /// be counted, so there are never more of them than cores.
+    pub(crate) heavy: Semaphore,
 }
 
 /// The routes of the port that logs are sent to.
@@ -75,7 +79,9 @@ async fn drain(State(app): State<Arc<App>>, request: Request) -> Response {
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert("x-request-id", id);
     }
-    app.metrics.request(response.status().as_u16());
+    let status = response.status().as_u16();
+    tracing::debug!(request_id, status, "request answered");
+    app.metrics.request(status);
     app.metrics.request_seconds.observe(started.elapsed().as_secs_f64());
     response
 }
@@ -158,6 +164,8 @@ async fn handle(app: &Arc<App>, mut head: Head, body: Body, request_id: &str) ->
         Outcome::NotYetDurable => {
             answer::error(&Refusal::NotYetDurable { accepted }, Some((accepted, refusals)))
         }
+        Outcome::Failed => answer::error(&Refusal::Internal, None),
+        Outcome::Closed => answer::error(&Refusal::Draining, None),
         Outcome::Overloaded(overload) => {
             app.metrics.overload(&tenant, overload.reason());
             answer::error(&overload.into(), None)
@@ -174,12 +182,13 @@ async fn read(app: &App, head: &mut Head, body: Body) -> Result<Bytes, Refusal> 
         .map_err(|_| Refusal::BodyTooSlow { seconds: seconds.as_secs() })??;
     let limit = limits.max_expanded_bytes.get();
     let (encoding, packed) = (head.encoding, raw.len() as u64);
-    let decoded = if encoding != Encoding::Identity && raw.len() > PARSE_INLINE_BYTES / 8 {
+    let decoded = if encoding == Encoding::Identity {
+        body::decode(encoding, raw, limit)?
+    } else {
+        let _turn = app.heavy.acquire().await.map_err(|_| Refusal::Internal)?;
         tokio::task::spawn_blocking(move || body::decode(encoding, raw, limit))
             .await
             .map_err(|_| Refusal::Internal)??
-    } else {
-        body::decode(encoding, raw, limit)?
     };
     head.slot.grow(packed.max(decoded.len() as u64))?;
     Ok(decoded)
@@ -225,6 +234,7 @@ async fn parse(
     let bytes = body.len() as u64;
     let job = ParseJob { app: Arc::clone(app), tenant: Arc::clone(&head.tenant), format: head.format };
     let admitted = if body.len() > PARSE_INLINE_BYTES {
+        let _turn = app.heavy.acquire().await.map_err(|_| Refusal::Internal)?;
         let request_id = request_id.to_owned();
         tokio::task::spawn_blocking(move || job.run(&body, &request_id))
             .await

@@ -10,7 +10,7 @@ use spillway_model::settings::Ack;
 use crate::ack::Waiter;
 use crate::admit::StreamRows;
 pub use crate::buffers::Tally;
-use crate::buffers::{Append, Buffers};
+use crate::buffers::{Append, Buffers, NotTaken};
 use crate::queue::{Overload, Slot};
 
 /// A request whose records were admitted.
@@ -37,6 +37,10 @@ pub enum Outcome {
     Memory,
     /// None of its rows were taken.
     Overloaded(Overload),
+    /// None of its rows were taken: the process is about to end.
+    Closed,
+    /// Some of its rows are lost by a fault of the program.
+    Failed,
     /// All its rows are in memory and will be staged, but were not in time for the answer.
     NotYetDurable,
 }
@@ -62,17 +66,19 @@ impl Intake {
         let held = slot.hand_over(sizes);
         let (waiter, staged) = Waiter::new(streams.len());
         let waiter = (ack == Ack::Durable).then(|| Arc::new(waiter));
-        if let Err(overload) =
-            self.buffers.append(Append { tenant, tally, streams, held, waiter }, Instant::now())
-        {
-            return Outcome::Overloaded(overload);
+        let append = Append { tenant, tally, streams, held, waiter };
+        match self.buffers.append(append, Instant::now()) {
+            Ok(()) => {}
+            Err(NotTaken::Overload(overload)) => return Outcome::Overloaded(overload),
+            Err(NotTaken::Closed) => return Outcome::Closed,
         }
         match ack {
             Ack::Memory => Outcome::Memory,
             Ack::Durable => match tokio::time::timeout(self.ack_timeout, staged).await {
                 Ok(Ok(())) => Outcome::Durable,
-                // The sender is dropped without a word only when rows were lost.
-                Ok(Err(_)) | Err(_) => Outcome::NotYetDurable,
+                // Dropped without a word: some of its rows could not be encoded.
+                Ok(Err(_)) => Outcome::Failed,
+                Err(_) => Outcome::NotYetDurable,
             },
         }
     }

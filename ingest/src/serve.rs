@@ -9,6 +9,7 @@ use spillway_bucket::Bucket;
 use spillway_model::Incarnation;
 use spillway_model::settings::{IngestSettings, SettingsError};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Health};
@@ -147,6 +148,7 @@ pub async fn serve_into(
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),
         health: Health::new(Arc::clone(&stager)),
+        heavy: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
     });
 
     let background = CancellationToken::new();
@@ -180,6 +182,8 @@ pub async fn serve_into(
     };
     let finish = async {
         let (all_answered, ()) = tokio::join!(requests, drained);
+        // A request that was not answered in time must not be acknowledged from memory now.
+        buffers.close();
         let empty = empty(&buffers);
         let staged = tokio::time::timeout(drain.flush_timeout.get(), empty).await.is_ok();
         (all_answered, staged)
