@@ -226,6 +226,8 @@ pub struct BatchList {
     pub encoder: u16,
     /// When it was planned.
     pub created: UnixMs,
+    /// Shard that all its inserts go to, from 1: a replay elsewhere would not be recognised.
+    pub shard: u32,
     /// Its objects, in the order in which their lines are numbered.
     pub objects: Vec<Member>,
     /// Attempt 0.

@@ -7,7 +7,7 @@ use spillway_bucket::{Bucket, BucketError, Swap, Tag};
 use spillway_model::object::{DEAD_LETTER_DIR, SPILLWAY_DIR};
 use spillway_model::settings::SyncerSettings;
 use spillway_model::time::UnixMs;
-use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec, Server};
+use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec, Server, Topology};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -153,6 +153,19 @@ async fn has_rows(clickhouse: &ClickHouse, spec: &SchemaSpec) -> Result<bool, Cl
     Ok(!rows.is_empty())
 }
 
+/// Shards of the cluster that holds the table; 1 without one.
+async fn shards(clickhouse: &ClickHouse, spec: &SchemaSpec) -> Result<u32, ClickHouseError> {
+    #[derive(serde::Deserialize)]
+    struct Shards {
+        shards: u32,
+    }
+    let Topology::Cluster(cluster) = &spec.topology else { return Ok(1) };
+    let name = spillway_schema::sql::literal(cluster);
+    let sql = format!("SELECT max(shard_num) AS shards FROM system.clusters WHERE cluster = {name}");
+    let rows: Vec<Shards> = clickhouse.query_json(&sql, &[]).await?;
+    Ok(rows.first().map_or(1, |row| row.shards.max(1)))
+}
+
 fn random_name() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
@@ -174,6 +187,7 @@ pub async fn run(
         partitions: settings.batch.max_partitions as usize,
         fetches: settings.fetch_concurrency as usize,
         insert_timeout: settings.insert_timeout.get(),
+        shards: shards(&clickhouse, &spec).await.map_err(|error| SyncerError::ClickHouse(error.to_string()))?,
     };
     let worker = Arc::new(Worker::new(bucket, clickhouse.clone(), spec.clone(), server, work, metrics.clone()));
     let me = Identity { nonce: random_name(), holder: holder::myself(), pipeline: PipelineUid(random_name()) };

@@ -89,6 +89,8 @@ pub struct WorkSettings {
     pub fetches: usize,
     /// The server gives an insert up after this.
     pub insert_timeout: Duration,
+    /// Shards of the cluster; 1 without one.
+    pub shards: u32,
 }
 
 /// What is kept of a batch between its steps.
@@ -237,6 +239,7 @@ impl Worker {
             id,
             encoder: ENCODER_VERSION,
             created: now,
+            shard: u32::try_from(id.number % u64::from(self.settings.shards.max(1))).unwrap_or(0) + 1,
             objects: encoded.members,
             first: encoded.attempt,
         };
@@ -335,6 +338,7 @@ impl Worker {
             Err(error) => return (Inserted::NotSent, Some(error)),
         };
         let Some(body) = bodies.get(piece) else { return (Inserted::OtherBytes, None) };
+        let shard = self.kept(id).map_or(1, |kept| kept.list.shard);
         let pipeline = self.pipeline();
         let token = id.token(&pipeline, number, piece);
         let attempt = ledger::Attempt {
@@ -342,7 +346,7 @@ impl Worker {
             query_id: &token,
             max_execution_time: u32::try_from(self.settings.insert_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
             rows: body.rows,
-            shard: 1,
+            shard,
             past_views,
         };
         let sql = ledger::insert_statement(&self.spec, body.columns.iter().copied(), "ArrowStream");
@@ -393,6 +397,14 @@ impl Worker {
         Some(DayRange { first: days().min()?, last: days().max()? })
     }
 
+    /// On a cluster: replicas that are behind must not make rows look missing.
+    async fn catch_up(&self) -> Result<(), WorkError> {
+        match ledger::sync_statement(&self.spec) {
+            Some(sql) => Ok(self.clickhouse.execute(&sql, &[]).await?),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the table holds all rows of the batch, expired ones left out.
     ///
     /// # Errors
@@ -400,6 +412,7 @@ impl Worker {
     pub async fn count(&self, id: BatchId) -> Result<bool, WorkError> {
         let kept = self.kept(id)?;
         let Some(days) = Self::days(&kept.attempt) else { return Ok(true) };
+        self.catch_up().await?;
         let batch_id = id.in_table(&self.pipeline());
         let sql = ledger::count_partitions(&self.spec, &batch_id, days);
         let rows: Vec<PartitionRows> = self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
@@ -449,6 +462,7 @@ impl Worker {
     /// When the rows can't be asked for or the object can't be written.
     pub async fn find_missing(&self, id: BatchId, next: u64, refused: Vec<usize>, bury_whole: bool) -> Result<Outline, WorkError> {
         let kept = self.kept(id)?;
+        self.catch_up().await?;
         let present = match Self::days(&kept.attempt) {
             Some(days) => {
                 let batch_id = id.in_table(&self.pipeline());
