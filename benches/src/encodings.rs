@@ -17,8 +17,23 @@ const INSERTS: u32 = 3;
 
 /// Columns that the generator's records fill: the syncer names only columns that some row of a batch gives.
 const COLUMNS: [&str; 17] = [
-    "id", "project_id", "service", "timestamp", "received_at", "severity", "severity_text", "message", "trace_id",
-    "span_id", "user_id", "attributes", "retention_days", "request_id", "batch_id", "batch_row", "session_id",
+    "id",
+    "project_id",
+    "service",
+    "timestamp",
+    "received_at",
+    "severity",
+    "severity_text",
+    "message",
+    "trace_id",
+    "span_id",
+    "user_id",
+    "attributes",
+    "retention_days",
+    "request_id",
+    "batch_id",
+    "batch_row",
+    "session_id",
 ];
 
 /// Inserts the same rows in every format, with the syncer's settings, fsync and views, and compares the
@@ -39,7 +54,10 @@ pub async fn measure(staged: &std::path::Path) -> Vec<Figure> {
             "SELECT {} FROM file({}, JSONEachRow, {}, 'gzip') LIMIT {ROWS} \
              FORMAT {format} SETTINGS output_format_arrow_string_as_string = 1, max_block_size = {ROWS}, max_threads = 1, \
              output_format_arrow_low_cardinality_as_dictionary = 0, output_format_arrow_compression_method = 'none'",
-            columns.replace("batch_id, batch_row", "'b' AS batch_id, toUInt32(rowNumberInAllBlocks()) AS batch_row"),
+            columns.replace(
+                "batch_id, batch_row",
+                "'b' AS batch_id, toUInt32(rowNumberInAllBlocks()) AS batch_row"
+            ),
             spillway_schema::sql::literal(&format!("{}/**/*.json.gz", staged.display())),
             spillway_schema::sql::literal(&structure()),
         );
@@ -61,7 +79,13 @@ pub async fn measure(staged: &std::path::Path) -> Vec<Figure> {
             };
             let before = cpu::of_process(pid);
             client
-                .insert(&sql, &token, &ledger::insert_settings(&spec, &server, attempt), body.clone(), Duration::from_secs(300))
+                .insert(
+                    &sql,
+                    &token,
+                    &ledger::insert_settings(&spec, &server, attempt),
+                    body.clone(),
+                    Duration::from_secs(300),
+                )
                 .await
                 .expect("the insert succeeds");
             best = best.min(cpu::of_process(pid) - before);
@@ -73,7 +97,11 @@ pub async fn measure(staged: &std::path::Path) -> Vec<Figure> {
         .into_iter()
         .map(|(format, cost, bytes, wall)| {
             Figure::new(
-                format!("insert as {format}: server CPU per row ({} B/row, {} ms)", bytes as u64 / ROWS, wall.as_millis()),
+                format!(
+                    "insert as {format}: server CPU per row ({} B/row, {} ms)",
+                    bytes as u64 / ROWS,
+                    wall.as_millis()
+                ),
                 cost,
                 "us",
             )

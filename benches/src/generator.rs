@@ -32,9 +32,30 @@ const MESSAGES: [&str; 8] = [
 const REGIONS: [&str; 3] = ["eu-central-1", "us-east-1", "ap-southeast-2"];
 /// What the free text of a record is made of, one value each: the names of the usual key=value pairs.
 const FACTS: [&str; 24] = [
-    "elapsed_us", "attempt", "upstream", "peer", "shard", "cart", "sku", "warehouse", "amount_cents", "coupon",
-    "session", "etag", "partition", "offset", "lag", "pool", "queue", "worker", "retry_in_ms", "bytes_out", "cache",
-    "tenant_shard", "build", "correlation",
+    "elapsed_us",
+    "attempt",
+    "upstream",
+    "peer",
+    "shard",
+    "cart",
+    "sku",
+    "warehouse",
+    "amount_cents",
+    "coupon",
+    "session",
+    "etag",
+    "partition",
+    "offset",
+    "lag",
+    "pool",
+    "queue",
+    "worker",
+    "retry_in_ms",
+    "bytes_out",
+    "cache",
+    "tenant_shard",
+    "build",
+    "correlation",
 ];
 
 /// Which projects and services the records are spread over.
@@ -88,8 +109,10 @@ impl Generator {
         let level = LEVELS.iter().find(|(_, below)| roll < *below).map_or("info", |(name, _)| name);
         let time = jiff::Timestamp::from_millisecond(self.time_ms).unwrap_or_default();
         let (message, route, region) = (self.pick(&MESSAGES), self.pick(&ROUTES), self.pick(&REGIONS));
-        let (trace, trace_low, span, user) = (self.random(), self.random(), self.random(), self.random() % 50_000);
-        let (order, status) = (self.random() % 1_000_000, self.pick(&[200_u16, 200, 200, 201, 204, 304, 404, 500]));
+        let (trace, trace_low, span, user) =
+            (self.random(), self.random(), self.random(), self.random() % 50_000);
+        let (order, status) =
+            (self.random() % 1_000_000, self.pick(&[200_u16, 200, 200, 201, 204, 304, 404, 500]));
         let duration = (self.random() % 400_000) as f64 / 1000.0;
         let _ = write!(
             out,
@@ -110,7 +133,13 @@ impl Generator {
             let text = match value % 4 {
                 0 => format!("{fact}={:x} ", value >> 16),
                 1 => format!("{fact}={} ", value % 100_000),
-                2 => format!("{fact}=10.{}.{}.{}:{} ", value >> 8 & 31, value >> 16 & 255, value >> 24 & 255, 30_000 + (value >> 32) % 9_999),
+                2 => format!(
+                    "{fact}=10.{}.{}.{}:{} ",
+                    value >> 8 & 31,
+                    value >> 16 & 255,
+                    value >> 24 & 255,
+                    30_000 + (value >> 32) % 9_999
+                ),
                 _ => format!("{fact}={}-{} ", self.pick(&REGIONS), value % 64),
             };
             out.push_str(&text[..text.len().min(room)]);

@@ -38,10 +38,18 @@ pub async fn measure(dir: &Path, bucket: BucketSettings, place: &str, duration: 
     let records = answers.accepted.load(Ordering::Relaxed) as f64;
     let per_cpu_second = records / cpu.as_secs_f64();
     let figures = vec![
-        Figure::new(format!("ingest to {place}, {RECORD_BYTES} byte records, durable"), per_cpu_second, "records/CPU-s")
-            .against(limit, "parse + gzip-1 on one core")
-            .goal("> 200,000", per_cpu_second > GOAL),
-        Figure::new(format!("ingest to {place}: beside the load on the same cores"), records / seconds, "records/s"),
+        Figure::new(
+            format!("ingest to {place}, {RECORD_BYTES} byte records, durable"),
+            per_cpu_second,
+            "records/CPU-s",
+        )
+        .against(limit, "parse + gzip-1 on one core")
+        .goal("> 200,000", per_cpu_second > GOAL),
+        Figure::new(
+            format!("ingest to {place}: beside the load on the same cores"),
+            records / seconds,
+            "records/s",
+        ),
         Figure::new(
             format!("ingest to {place}: requests pushed back"),
             answers.pushed_back.load(Ordering::Relaxed) as f64,

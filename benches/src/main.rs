@@ -50,7 +50,9 @@ async fn main() -> std::io::Result<()> {
     let staged = dir.path().join("bucket");
     if wanted(Which::Ingest) || wanted(Which::Syncer) || wanted(Which::Encodings) {
         eprintln!("ingest into a directory");
-        figures.extend(ingest::measure(dir.path(), BucketSettings::directory(&staged), "a directory", seconds).await);
+        figures.extend(
+            ingest::measure(dir.path(), BucketSettings::directory(&staged), "a directory", seconds).await,
+        );
     }
     if wanted(Which::Ingest) {
         eprintln!("ingest into MinIO");

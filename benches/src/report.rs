@@ -45,7 +45,7 @@ impl Figure {
     pub fn against(mut self, limit: f64, limit_is: impl Into<String>) -> Self {
         self.limit = Some(limit);
         self.limit_is = limit_is.into();
-        self.ratio = Some(self.value / limit);
+        self.ratio = (limit > 0.0).then(|| self.value / limit);
         self
     }
 
@@ -72,7 +72,8 @@ pub fn publish(figures: &[Figure], file: &Path) -> std::io::Result<()> {
                 f.limit.map_or_else(String::new, |limit| format!("{} ({})", number(limit), f.limit_is)),
                 f.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
                 f.goal.clone(),
-                f.met.map_or_else(String::new, |met| if met { "met".to_owned() } else { "MISSED".to_owned() }),
+                f.met
+                    .map_or_else(String::new, |met| if met { "met".to_owned() } else { "MISSED".to_owned() }),
             ]
         })
         .collect();
@@ -81,13 +82,15 @@ pub fn publish(figures: &[Figure], file: &Path) -> std::io::Result<()> {
         .map(|i| rows.iter().chain([&head]).map(|row| row[i].chars().count()).max().unwrap_or(0))
         .collect();
     for row in [&head].into_iter().chain(&rows) {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         println!("{}", cells.join("  ").trim_end());
     }
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let machine = Machine { cpus: std::thread::available_parallelism().map_or(1, usize::from), cpu: cpu_model() };
+    let machine =
+        Machine { cpus: std::thread::available_parallelism().map_or(1, usize::from), cpu: cpu_model() };
     let text = serde_json::to_string_pretty(&Document { machine, figures })?;
     std::fs::write(file, text)?;
     println!("written to {}", file.display());

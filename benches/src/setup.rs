@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use spillway_model::settings::{
-    BucketSettings, ClickHouseSettings, IngestSettings, KeyDigest, Place, S3Settings, SyncerSettings, TenantSettings,
-    TenantsFile,
+    BucketSettings, ClickHouseSettings, IngestSettings, KeyDigest, Place, S3Settings, SyncerSettings,
+    TenantSettings, TenantsFile,
 };
 use spillway_model::{ProjectId, TenantName};
 use spillway_tests::child::free_port;
@@ -69,7 +69,8 @@ pub fn bodies(spread: Spread, count: u64, records: usize) -> Vec<Body> {
     (0..count.max(spread.projects))
         .map(|number| {
             let project = number % spread.projects;
-            let mut generator = Generator::new(project, spread.services, number, start_ms + number.cast_signed() * 1000);
+            let mut generator =
+                Generator::new(project, spread.services, number, start_ms + number.cast_signed() * 1000);
             Body { key: key(project), bytes: generator.request(records).into(), records: records as u64 }
         })
         .collect()
@@ -119,7 +120,11 @@ pub async fn syncer(dir: &Path, bucket: BucketSettings, clickhouse: ClickHouseSe
     };
     let mut init = Process::start("syncer-init", dir, command().arg("--init"));
     let ended = init.wait(Duration::from_secs(60)).await;
-    assert!(ended.success(), "the manifest is written: {}", std::fs::read_to_string(dir.join("syncer-init.log")).unwrap_or_default());
+    assert!(
+        ended.success(),
+        "the manifest is written: {}",
+        std::fs::read_to_string(dir.join("syncer-init.log")).unwrap_or_default()
+    );
     Process::start("syncer", dir, &mut command())
 }
 

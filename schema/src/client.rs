@@ -65,7 +65,10 @@ impl ClickHouse {
                 ClickHouseError::Invalid(format!("clickhouse.caFile {}: {e}", file.display()))
             })?;
             let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| {
-                ClickHouseError::Invalid(format!("clickhouse.caFile {} holds no PEM certificates: {e}", file.display()))
+                ClickHouseError::Invalid(format!(
+                    "clickhouse.caFile {} holds no PEM certificates: {e}",
+                    file.display()
+                ))
             })?;
             http = http.tls_certs_merge(certificates);
         }
@@ -184,17 +187,17 @@ fn judge(
     headers: &HeaderMap,
     body: Result<Bytes, String>,
 ) -> Result<Bytes, ClickHouseError> {
-    let code = headers.get(EXCEPTION_HEADER).map(|value| {
-        value.to_str().ok().and_then(|code| code.trim().parse::<i32>().ok()).unwrap_or(0)
-    });
+    let code = headers
+        .get(EXCEPTION_HEADER)
+        .map(|value| value.to_str().ok().and_then(|code| code.trim().parse::<i32>().ok()).unwrap_or(0));
     match (code, body) {
         (Some(code), body) => {
             let text = body.map(|body| String::from_utf8_lossy(&body).into_owned());
             Err(ClickHouseError::from_exception(code, &text.unwrap_or_default()))
         }
-        (None, Err(detail)) => {
-            Err(ClickHouseError::Unclear { detail: format!("the answer (status {status}) broke off: {detail}") })
-        }
+        (None, Err(detail)) => Err(ClickHouseError::Unclear {
+            detail: format!("the answer (status {status}) broke off: {detail}"),
+        }),
         (None, Ok(body)) if status == StatusCode::OK => Ok(body),
         (None, Ok(body)) => {
             let text = String::from_utf8_lossy(&body);
@@ -204,7 +207,9 @@ fn judge(
                     Err(ClickHouseError::Denied { code: 0, message: format!("status {status}") })
                 }
                 // A proxy's 502 or 504 says nothing about what the server behind it did.
-                None => Err(ClickHouseError::Unclear { detail: format!("status {status} without an exception code") }),
+                None => Err(ClickHouseError::Unclear {
+                    detail: format!("status {status} without an exception code"),
+                }),
             }
         }
     }
@@ -256,7 +261,12 @@ mod tests {
             (200, None, Ok(""), "Ok"),
             (200, Some("209"), Ok(""), "Refused"),
             (200, None, Ok(exception), "Refused"),
-            (200, None, Ok("__exception__\r\ntag\r\nCode: 241. DB::Exception: x (A)\r\n12 tag\r\n__exception__"), "Refused"),
+            (
+                200,
+                None,
+                Ok("__exception__\r\ntag\r\nCode: 241. DB::Exception: x (A)\r\n12 tag\r\n__exception__"),
+                "Refused",
+            ),
             (200, None, Err("connection reset"), "Unclear"),
             (500, Some("241"), Ok(exception), "Refused"),
             (500, None, Ok(exception), "Refused"),

@@ -21,8 +21,16 @@ pub struct DataError {
 /// server's state, and the second cannot happen to batches planned a few partitions wide.
 pub const DATA_ERRORS: &[DataError] = &[
     DataError { code: 6, name: "CANNOT_PARSE_TEXT", why: "a value is not text of its column's type" },
-    DataError { code: 26, name: "CANNOT_PARSE_QUOTED_STRING", why: "a value is not text of its column's type" },
-    DataError { code: 27, name: "CANNOT_PARSE_INPUT_ASSERTION_FAILED", why: "a value is not text of its column's type" },
+    DataError {
+        code: 26,
+        name: "CANNOT_PARSE_QUOTED_STRING",
+        why: "a value is not text of its column's type",
+    },
+    DataError {
+        code: 27,
+        name: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+        why: "a value is not text of its column's type",
+    },
     DataError { code: 38, name: "CANNOT_PARSE_DATE", why: "a value is no date" },
     DataError { code: 41, name: "CANNOT_PARSE_DATETIME", why: "a value is no time" },
     DataError { code: 69, name: "ARGUMENT_OUT_OF_BOUND", why: "a view or constraint cannot take a value" },
@@ -31,9 +39,17 @@ pub const DATA_ERRORS: &[DataError] = &[
     DataError { code: 128, name: "TOO_LARGE_ARRAY_SIZE", why: "a row's array is beyond the server's limit" },
     DataError { code: 131, name: "TOO_LARGE_STRING_SIZE", why: "a row's text is beyond the server's limit" },
     DataError { code: 153, name: "ILLEGAL_DIVISION", why: "a view of the user's divides by a row's value" },
-    DataError { code: 321, name: "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE", why: "a value does not fit its column" },
+    DataError {
+        code: 321,
+        name: "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE",
+        why: "a value does not fit its column",
+    },
     DataError { code: 349, name: "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN", why: "a value is missing" },
-    DataError { code: 395, name: "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO", why: "a view of the user's rejects a row" },
+    DataError {
+        code: 395,
+        name: "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO",
+        why: "a view of the user's rejects a row",
+    },
     DataError { code: 407, name: "DECIMAL_OVERFLOW", why: "a value does not fit its column" },
     DataError { code: 469, name: "VIOLATED_CONSTRAINT", why: "a constraint of the user's rejects a row" },
     DataError { code: 691, name: "UNKNOWN_ELEMENT_OF_ENUM", why: "a value is none of its column's names" },

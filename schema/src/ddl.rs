@@ -236,12 +236,8 @@ pub(crate) const TOKEN_INDEX_NAME: &str = "idx_message_tokens";
 ///   with and without an index, and both kinds of index serve it.
 #[must_use]
 pub fn indexes(message: MessageIndex, version: Version) -> Vec<IndexDef> {
-    let bloom = |name, expression| IndexDef {
-        name,
-        expression,
-        kind: "bloom_filter(0.01)",
-        granularity: Some(4),
-    };
+    let bloom =
+        |name, expression| IndexDef { name, expression, kind: "bloom_filter(0.01)", granularity: Some(4) };
     let mut indexes = vec![
         bloom("idx_trace_id", "trace_id"),
         bloom("idx_span_id", "span_id"),

@@ -31,7 +31,9 @@ pub enum ClickHouseError {
         detail: String,
     },
     /// The request was surely not executed: no connection came about.
-    #[error("ClickHouse cannot be reached at {url}: {detail}; check the URL, the network and that the server runs")]
+    #[error(
+        "ClickHouse cannot be reached at {url}: {detail}; check the URL, the network and that the server runs"
+    )]
     Unreachable {
         /// The server's address, without credentials.
         url: String,
@@ -104,8 +106,8 @@ pub(crate) fn exception_code(body: &str) -> Option<i32> {
 fn exception_name(body: &str) -> Option<&str> {
     body.rsplit('(').find_map(|piece| {
         let (name, _) = piece.split_once(')')?;
-        let known = name.len() > 2
-            && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        let known =
+            name.len() > 2 && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
         known.then_some(name)
     })
 }
@@ -145,7 +147,10 @@ mod tests {
 
     #[test]
     fn a_missing_grant_is_denied_and_surely_not_executed() {
-        let error = ClickHouseError::from_exception(497, "Code: 497. DB::Exception: default: Not enough privileges. (ACCESS_DENIED)");
+        let error = ClickHouseError::from_exception(
+            497,
+            "Code: 497. DB::Exception: default: Not enough privileges. (ACCESS_DENIED)",
+        );
         assert_eq!(error.reason(), "Denied");
         assert!(!error.may_have_happened());
     }

@@ -73,11 +73,16 @@ impl Existing {
     ///
     /// # Errors
     /// See [`ClickHouseError`].
-    pub async fn read(client: &ClickHouse, spec: &SchemaSpec, names: &[String]) -> Result<Self, ClickHouseError> {
+    pub async fn read(
+        client: &ClickHouse,
+        spec: &SchemaSpec,
+        names: &[String],
+    ) -> Result<Self, ClickHouseError> {
         let database = literal(&spec.database);
         let names = literals(names.iter().map(String::as_str));
-        let databases: Vec<serde_json::Value> =
-            client.query_json(&format!("SELECT name FROM system.databases WHERE name = {database}"), &[]).await?;
+        let databases: Vec<serde_json::Value> = client
+            .query_json(&format!("SELECT name FROM system.databases WHERE name = {database}"), &[])
+            .await?;
         if databases.is_empty() {
             return Ok(Self::default());
         }

@@ -72,7 +72,11 @@ pub struct BatchRows {
 
 /// Counts the rows of each batch; a batch without rows is absent from the answer. Ask with
 /// [`read_settings`], on replicas after [`sync_statement`].
-pub fn count_batches<'a>(spec: &SchemaSpec, batch_ids: impl IntoIterator<Item = &'a str>, days: DayRange) -> String {
+pub fn count_batches<'a>(
+    spec: &SchemaSpec,
+    batch_ids: impl IntoIterator<Item = &'a str>,
+    days: DayRange,
+) -> String {
     format!(
         "SELECT batch_id, count() AS rows FROM {} WHERE {} AND batch_id IN ({}) GROUP BY batch_id",
         spec.records(),
@@ -147,7 +151,11 @@ pub fn read_settings(spec: &SchemaSpec) -> Settings {
 /// left out (naming the others takes a third off the server's work), and a table with more columns than
 /// this version knows takes its rows. No column has a DEFAULT: what is left out is empty, zero or false.
 #[must_use]
-pub fn insert_statement<'a>(spec: &SchemaSpec, columns: impl IntoIterator<Item = &'a str>, format: &str) -> String {
+pub fn insert_statement<'a>(
+    spec: &SchemaSpec,
+    columns: impl IntoIterator<Item = &'a str>,
+    format: &str,
+) -> String {
     let columns: Vec<String> = columns.into_iter().map(ident).collect();
     format!("INSERT INTO {} ({}) FORMAT {format}", spec.records(), columns.join(", "))
 }
@@ -244,8 +252,17 @@ mod tests {
     #[test]
     fn a_server_without_the_new_setting_is_not_asked_to_know_it() {
         let spec = SchemaSpec::new("logs", "records");
-        let attempt = Attempt { token: "t", query_id: "q", max_execution_time: 60, rows: 10, shard: 1, past_views: false };
-        let has = |server: &Server| insert_settings(&spec, server, attempt).iter().any(|(name, _)| *name == "deduplicate_insert");
+        let attempt = Attempt {
+            token: "t",
+            query_id: "q",
+            max_execution_time: 60,
+            rows: 10,
+            shard: 1,
+            past_views: false,
+        };
+        let has = |server: &Server| {
+            insert_settings(&spec, server, attempt).iter().any(|(name, _)| *name == "deduplicate_insert")
+        };
         assert!(!has(&Server::new(crate::Version::new(24, 8, 4), [])));
         assert!(has(&Server::new(crate::Version::new(26, 9, 2), ["deduplicate_insert".to_owned()])));
     }

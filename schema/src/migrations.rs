@@ -11,8 +11,8 @@ use spillway_model::settings::MessageIndex;
 
 use crate::client::ClickHouse;
 use crate::ddl::{
-    ColumnDef, CreateTable, Engine, TEXT_INDEX_NAME, TOKEN_INDEX_NAME, changeable_settings, distributed_table,
-    on_cluster, records_table,
+    ColumnDef, CreateTable, Engine, TEXT_INDEX_NAME, TOKEN_INDEX_NAME, changeable_settings,
+    distributed_table, on_cluster, records_table,
 };
 use crate::error::ClickHouseError;
 use crate::existing::{Existing, ExistingObject};
@@ -185,7 +185,11 @@ pub fn plan(spec: &SchemaSpec, version: Version, existing: &Existing) -> Result<
     let mut refused = Vec::new();
     let on_cluster = on_cluster(spec.cluster());
     if !existing.database {
-        plan.add(1, "create the database", format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", ident(&spec.database)));
+        plan.add(
+            1,
+            "create the database",
+            format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", ident(&spec.database)),
+        );
     }
     let migrations = migrations_table(spec);
     if !existing.objects.contains_key(&migrations.name.name) {
@@ -223,10 +227,17 @@ pub fn plan(spec: &SchemaSpec, version: Version, existing: &Existing) -> Result<
             }
         }
         if !existing.objects.contains_key(&view.feed(spec).name) {
-            plan.add(1, format!("create the materialized view of {}", view.suffix()), view.feed_statement(spec));
+            plan.add(
+                1,
+                format!("create the materialized view of {}", view.suffix()),
+                view.feed_statement(spec),
+            );
             if existing.objects.get(&records.name.name).is_some_and(|table| table.has_rows) {
                 plan.advice.push(Advice {
-                    what: format!("{} counts only what is inserted from now on; to fill it from older rows", view.view(spec)),
+                    what: format!(
+                        "{} counts only what is inserted from now on; to fill it from older rows",
+                        view.view(spec)
+                    ),
                     sql: view.backfill_statement(spec),
                 });
             }
@@ -247,7 +258,11 @@ pub fn plan(spec: &SchemaSpec, version: Version, existing: &Existing) -> Result<
         return Err(refused);
     }
     for migration in MIGRATIONS.iter().filter(|m| !existing.recorded.contains(&m.number)) {
-        plan.add(migration.number, format!("record migration {}", migration.number), record_statement(spec, *migration));
+        plan.add(
+            migration.number,
+            format!("record migration {}", migration.number),
+            record_statement(spec, *migration),
+        );
     }
     Ok(plan)
 }
@@ -311,7 +326,8 @@ fn missing_columns(wanted: &CreateTable, found: &ExistingObject) -> Vec<Step> {
 fn missing_indexes(spec: &SchemaSpec, wanted: &CreateTable, found: &ExistingObject) -> Vec<Step> {
     let has = |name: &str| found.indexes.iter().any(|index| index == name);
     // A server that has learnt the text index since the table was made would otherwise get both.
-    let words_indexed = spec.message_index == MessageIndex::Auto && (has(TEXT_INDEX_NAME) || has(TOKEN_INDEX_NAME));
+    let words_indexed =
+        spec.message_index == MessageIndex::Auto && (has(TEXT_INDEX_NAME) || has(TOKEN_INDEX_NAME));
     wanted
         .indexes
         .iter()
@@ -320,7 +336,11 @@ fn missing_indexes(spec: &SchemaSpec, wanted: &CreateTable, found: &ExistingObje
         .map(|index| Step {
             migration: 1,
             what: format!("add index {} to {}", index.name, wanted.name),
-            sql: format!("ALTER TABLE {}{} ADD INDEX IF NOT EXISTS {index}", wanted.name, wanted.on_cluster()),
+            sql: format!(
+                "ALTER TABLE {}{} ADD INDEX IF NOT EXISTS {index}",
+                wanted.name,
+                wanted.on_cluster()
+            ),
         })
         .collect()
 }
@@ -336,7 +356,12 @@ fn missing_settings(spec: &SchemaSpec, wanted: &CreateTable, found: &ExistingObj
     (!missing.is_empty()).then(|| Step {
         migration: 1,
         what: format!("set {} of {}", missing.join(", "), wanted.name),
-        sql: format!("ALTER TABLE {}{} MODIFY SETTING {}", wanted.name, wanted.on_cluster(), missing.join(", ")),
+        sql: format!(
+            "ALTER TABLE {}{} MODIFY SETTING {}",
+            wanted.name,
+            wanted.on_cluster(),
+            missing.join(", ")
+        ),
     })
 }
 
@@ -377,8 +402,8 @@ fn differences(wanted: &CreateTable, found: &ExistingObject) -> Vec<Refusal> {
     for column in &wanted.columns {
         let Some((_, kind)) = found.columns.iter().find(|(name, _)| *name == column.name) else { continue };
         if plain(kind) != plain(&column.kind) {
-            let in_key = wanted.order_by.contains(column.name.as_str())
-                || partition_by.contains(column.name.as_str());
+            let in_key =
+                wanted.order_by.contains(column.name.as_str()) || partition_by.contains(column.name.as_str());
             let by_hand = if in_key {
                 rebuild(wanted, found)
             } else {
@@ -449,4 +474,3 @@ fn balanced(text: &str) -> bool {
 pub fn statements(spec: &SchemaSpec, version: Version) -> Vec<Step> {
     plan(spec, version, &Existing::default()).map(|plan| plan.steps).unwrap_or_default()
 }
-

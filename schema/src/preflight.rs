@@ -146,8 +146,11 @@ pub async fn check_server(client: &ClickHouse) -> Result<Server, PreflightError>
     let rows: Vec<NameRow> =
         client.query_json(&format!("SELECT name FROM system.settings WHERE name IN ({names})"), &[]).await?;
     let server = Server::new(version, rows.into_iter().map(|row| row.name));
-    let missing: Vec<String> =
-        REQUIRED.iter().filter(|name| !server.known.contains(**name)).map(|name| (*name).to_owned()).collect();
+    let missing: Vec<String> = REQUIRED
+        .iter()
+        .filter(|name| !server.known.contains(**name))
+        .map(|name| (*name).to_owned())
+        .collect();
     if !missing.is_empty() {
         return Err(PreflightError::UnknownSettings { version, missing });
     }
@@ -164,8 +167,7 @@ pub async fn check_server(client: &ClickHouse) -> Result<Server, PreflightError>
 /// See [`ClickHouseError`].
 pub async fn clock_skew(client: &ClickHouse) -> Result<i64, ClickHouseError> {
     let (before, started) = (SystemTime::now(), Instant::now());
-    let rows: Vec<ClockRow> =
-        client.query_json("SELECT toUnixTimestamp64Milli(now64(3)) AS ms", &[]).await?;
+    let rows: Vec<ClockRow> = client.query_json("SELECT toUnixTimestamp64Milli(now64(3)) AS ms", &[]).await?;
     let middle = before + started.elapsed() / 2;
     let ours = middle.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let theirs = rows.first().map_or(0, |row| row.ms);
@@ -180,7 +182,11 @@ pub async fn clock_skew(client: &ClickHouse) -> Result<i64, ClickHouseError> {
 pub async fn check_permissions(client: &ClickHouse, spec: &SchemaSpec) -> Result<(), PreflightError> {
     let records = spec.records();
     let tries = [
-        ("read the table", format!("SELECT batch_id FROM {records} WHERE 0"), format!("GRANT SELECT ON {records} TO <user>")),
+        (
+            "read the table",
+            format!("SELECT batch_id FROM {records} WHERE 0"),
+            format!("GRANT SELECT ON {records} TO <user>"),
+        ),
         (
             "insert into the table",
             format!("INSERT INTO {records} SELECT * FROM {records} WHERE 0"),

@@ -34,7 +34,9 @@ pub const SAFE_REPLACE_PARTITION: Version = Version::new(26, 7, 0);
 
 /// What `SELECT version()` returned is not a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a ClickHouse version (expected e.g. 26.3.1.5); check that the URL is a ClickHouse server")]
+#[error(
+    "{0:?} is not a ClickHouse version (expected e.g. 26.3.1.5); check that the URL is a ClickHouse server"
+)]
 pub struct NotAVersion(String);
 
 impl Version {

@@ -164,7 +164,9 @@ impl View {
                     },
                 ]
             }
-            Self::TenantVolume => vec![sum("records", "count()"), sum("bytes", &format!("sum({TEXT_BYTES})"))],
+            Self::TenantVolume => {
+                vec![sum("records", "count()"), sum("bytes", &format!("sum({TEXT_BYTES})"))]
+            }
         }
     }
 
@@ -226,8 +228,11 @@ impl View {
         select.push(format!("toUInt64({version}) AS version"));
         let conditions: Vec<&str> =
             self.condition().into_iter().chain((!also.is_empty()).then_some(also)).collect();
-        let filter =
-            if conditions.is_empty() { String::new() } else { format!("\nWHERE {}", conditions.join(" AND ")) };
+        let filter = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!("\nWHERE {}", conditions.join(" AND "))
+        };
         format!(
             "SELECT {}\nFROM {table}{filter}\nGROUP BY {}, retention_days, batch_id",
             select.join(", "),
@@ -257,7 +262,12 @@ impl View {
             // A batch lives on one shard, so FINAL on each is FINAL over all.
             Topology::Cluster(cluster) => {
                 let target = self.target(spec);
-                format!("cluster({}, {}, {})", literal(cluster), literal(&target.database), literal(&target.name))
+                format!(
+                    "cluster({}, {}, {})",
+                    literal(cluster),
+                    literal(&target.database),
+                    literal(&target.name)
+                )
             }
         };
         let group = group.join(", ");
@@ -330,7 +340,8 @@ impl View {
         let measures: Vec<String> =
             self.measures().iter().map(|m| format!("{} AS folded_{}", m.of_batches, m.name)).collect();
         let open = literals(open);
-        let batch = if open.is_empty() { "''".to_owned() } else { format!("if(batch_id IN ({open}), batch_id, '')") };
+        let batch =
+            if open.is_empty() { "''".to_owned() } else { format!("if(batch_id IN ({open}), batch_id, '')") };
         vec![
             format!("DROP TABLE IF EXISTS {shadow}{on_cluster}"),
             self.table_named(spec, shadow.clone()).to_string(),

@@ -27,7 +27,12 @@ fn assert_golden(name: &str, text: &str) {
         std::fs::write(&file, text).unwrap();
     }
     let golden = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(golden, text, "{} differs; if it should, write it anew (see the top of this test)", file.display());
+    assert_eq!(
+        golden,
+        text,
+        "{} differs; if it should, write it anew (see the top of this test)",
+        file.display()
+    );
 }
 
 #[test]
@@ -59,7 +64,11 @@ fn repairs_and_folds_read_as_they_are_documented() {
     let partition = Partition { day: Day(20_600), retention_days: 30 };
     let mut text = String::new();
     for view in View::ALL {
-        text.push_str(&format!("-- repair {}\n{};\n\n", view.suffix(), view.repair_statement(&spec(), "b-1", days, 2)));
+        text.push_str(&format!(
+            "-- repair {}\n{};\n\n",
+            view.suffix(),
+            view.repair_statement(&spec(), "b-1", days, 2)
+        ));
         for sql in view.fold_statements(&spec(), &partition, ["b-open"]) {
             text.push_str(&format!("-- fold {}\n{sql};\n\n", view.suffix()));
         }

@@ -34,10 +34,21 @@ fn body(batch: &str, from: u32, to: u32) -> String {
         .collect()
 }
 
-async fn insert(client: &ClickHouse, batch: &str, token: &str, range: std::ops::Range<u32>) -> Result<(), ClickHouseError> {
+async fn insert(
+    client: &ClickHouse,
+    batch: &str,
+    token: &str,
+    range: std::ops::Range<u32>,
+) -> Result<(), ClickHouseError> {
     let server = check_server(client).await.unwrap();
-    let attempt =
-        Attempt { token, query_id: token, max_execution_time: 30, rows: u64::from(range.end - range.start), shard: 1, past_views: false };
+    let attempt = Attempt {
+        token,
+        query_id: token,
+        max_execution_time: 30,
+        rows: u64::from(range.end - range.start),
+        shard: 1,
+        past_views: false,
+    };
     client
         .insert(
             &ledger::insert_statement(&spec(), COLUMNS.iter().map(|column| column.name), "JSONEachRow"),
@@ -67,7 +78,10 @@ async fn a_replay_under_the_same_token_stores_nothing_twice_in_table_and_views()
     }
     insert(&client, "b2", "b2", 0..10).await.unwrap();
 
-    assert_eq!(counted(&client, &["b1", "b2", "absent"]).await, [("b1".to_owned(), 50_000), ("b2".to_owned(), 10)]);
+    assert_eq!(
+        counted(&client, &["b1", "b2", "absent"]).await,
+        [("b1".to_owned(), 50_000), ("b2".to_owned(), 10)]
+    );
     let volume = values(&client, "SELECT sum(records) AS n FROM observability.logs_tenant_volume").await;
     assert_eq!(volume, [json!({"n": 50_010})]);
     let parts = values(&client, "SELECT count() AS n FROM system.parts WHERE database = 'observability' AND table = 'logs' AND active").await;

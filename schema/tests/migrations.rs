@@ -54,7 +54,11 @@ async fn a_schema_that_broke_off_half_way_is_finished_by_the_next_run() {
     let engine = Engine::start();
     let client = engine.client();
     apply(&client, &spec()).await.unwrap();
-    for object in ["VIEW observability.logs_error_rate_feed", "VIEW observability.logs_tenant_volume", "TABLE observability.logs_spillway_migrations"] {
+    for object in [
+        "VIEW observability.logs_error_rate_feed",
+        "VIEW observability.logs_tenant_volume",
+        "TABLE observability.logs_spillway_migrations",
+    ] {
         run(&client, &format!("DROP {object}")).await;
     }
 
@@ -112,7 +116,8 @@ async fn columns_that_others_added_are_left_alone() {
     let engine = Engine::start();
     let client = engine.client();
     apply(&client, &spec()).await.unwrap();
-    run(&client, "ALTER TABLE observability.logs ADD COLUMN team LowCardinality(String) DEFAULT 'none'").await;
+    run(&client, "ALTER TABLE observability.logs ADD COLUMN team LowCardinality(String) DEFAULT 'none'")
+        .await;
     assert_eq!(apply(&client, &spec()).await.unwrap().steps, []);
 }
 
@@ -128,7 +133,11 @@ async fn a_table_with_another_key_is_refused_with_statements_that_resolve_it() {
          PARTITION BY toYYYYMM(timestamp) ORDER BY (service, timestamp)",
     )
     .await;
-    run(&client, "INSERT INTO observability.logs SELECT generateUUIDv4(), 'p', 's', now64(9, 'UTC'), 'kept', 30").await;
+    run(
+        &client,
+        "INSERT INTO observability.logs SELECT generateUUIDv4(), 'p', 's', now64(9, 'UTC'), 'kept', 30",
+    )
+    .await;
 
     let refused = apply(&client, &spec()).await.unwrap_err();
 
@@ -168,13 +177,15 @@ async fn a_column_of_another_type_is_refused_with_the_statement_that_changes_it(
 async fn either_index_serves_a_search_for_a_word_and_an_existing_one_stays() {
     let engine = Engine::start();
     let client = engine.client();
-    for (table, index, name) in
-        [("by_text", MessageIndex::Text, "idx_message_text"), ("by_bloom", MessageIndex::TokenBloom, "idx_message_tokens")]
-    {
+    for (table, index, name) in [
+        ("by_text", MessageIndex::Text, "idx_message_text"),
+        ("by_bloom", MessageIndex::TokenBloom, "idx_message_tokens"),
+    ] {
         let spec = SchemaSpec { message_index: index, ..SchemaSpec::new("observability", table) };
         apply(&client, &spec).await.unwrap();
         run(&client, &made_up(&spec, "b", 0, 20_000)).await;
-        let search = format!("SELECT count() AS n FROM {} WHERE hasToken(message, 'declined')", spec.records());
+        let search =
+            format!("SELECT count() AS n FROM {} WHERE hasToken(message, 'declined')", spec.records());
         assert_eq!(values(&client, &search).await, [json!({"n": 20_000})]);
         let absent = format!("SELECT * FROM {} WHERE hasToken(message, 'absent')", spec.records());
         let explained = values(&client, &format!("SELECT explain FROM (EXPLAIN indexes = 1 {absent})")).await;

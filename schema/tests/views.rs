@@ -165,7 +165,9 @@ async fn folding_old_batches_changes_the_rows_and_not_the_figures() {
     }
 
     assert_views_equal_the_table(&client, "after folding").await;
-    let batches = values(&client, "SELECT DISTINCT batch_id FROM observability.logs_error_rate_batches ORDER BY 1").await;
+    let batches =
+        values(&client, "SELECT DISTINCT batch_id FROM observability.logs_error_rate_batches ORDER BY 1")
+            .await;
     assert_eq!(batches, [json!({"batch_id": ""}), json!({"batch_id": "open"})]);
     let after = values(&client, "SELECT count() AS n FROM observability.logs_error_rate_batches").await;
     assert!(after[0]["n"].as_u64() < before[0]["n"].as_u64(), "{after:?} {before:?}");

@@ -26,7 +26,9 @@ fn python() -> PathBuf {
         .and_then(|rest| rest.split_whitespace().next())
         .expect("the pinned version");
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache"))).expect("HOME is set");
+    let cache = folder("XDG_CACHE_HOME")
+        .or_else(|| folder("HOME").map(|home| home.join(".cache")))
+        .expect("HOME is set");
     let path = cache.join(format!("spillway/chdb-{version}/bin/python"));
     assert!(path.exists(), "{} is missing: run tests/tools/install.sh", path.display());
     path
@@ -51,7 +53,8 @@ impl Engine {
     }
 
     pub(crate) fn client(&self) -> ClickHouse {
-        ClickHouse::connect(&ClickHouseSettings { url: self.url.clone(), ..ClickHouseSettings::default() }).unwrap()
+        ClickHouse::connect(&ClickHouseSettings { url: self.url.clone(), ..ClickHouseSettings::default() })
+            .unwrap()
     }
 }
 
