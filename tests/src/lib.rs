@@ -19,6 +19,7 @@ pub mod minio;
 pub mod pipeline;
 pub mod process;
 pub mod proxy;
+pub mod stage;
 pub mod strace;
 pub mod traffic;
 pub mod verdict;

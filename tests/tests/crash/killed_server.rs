@@ -5,6 +5,7 @@ use std::time::Duration;
 use hyper::Method;
 use spillway_tests::pipeline::{Pipeline, Servers, Store};
 use spillway_tests::proxy::{Action, Gate, Rule};
+use spillway_tests::stage::Object;
 use spillway_tests::strace::KillAtRename;
 use spillway_tests::traffic::Workload;
 use spillway_tests::verdict::Verdict;
@@ -43,8 +44,8 @@ async fn killed_at_rename(servers: &mut Servers, name: &str, nth: u32) -> Verdic
     pipeline.clickhouse.execute("SYSTEM STOP MERGES", &[]).await.unwrap();
     let pid = servers.front.process().pid().unwrap();
     let strace = KillAtRename::attach(pid, nth).await;
-    // All of one minute and day: one part for the table and for each view.
-    pipeline.send_all(100).await;
+    // All of one day: one part for the table and for each view.
+    pipeline.stage(&Object::http_requests(100)).await;
     servers.front.process().wait(Duration::from_secs(30)).await;
     drop(strace);
     servers.front.start_again().await;

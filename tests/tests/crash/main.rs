@@ -15,6 +15,7 @@
 
 mod answers;
 mod contenders;
+mod expired_rows;
 mod killed_processes;
 mod killed_server;
 mod lost_state;
@@ -53,6 +54,7 @@ fn cases() -> Vec<Case> {
         stores::cases(),
         answers::cases(),
         contenders::cases(),
+        expired_rows::cases(),
         killed_server::cases(),
         lost_state::cases(),
     ]
