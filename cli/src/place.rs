@@ -17,13 +17,13 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub struct PlaceArgs {
     /// Manifest file of the pipeline
-    #[arg(short, long, value_name = "FILE", default_value = "examples/quickstart.yaml")]
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "examples/quickstart.yaml")]
     pub file: PathBuf,
     /// Folder that `spillway up` keeps its data in
-    #[arg(long, value_name = "DIR", default_value = "data")]
+    #[arg(long, global = true, value_name = "DIR", default_value = "data")]
     pub data: PathBuf,
     /// Port of the ClickHouse that `spillway up` started, for a pipeline that names none
-    #[arg(long, value_name = "PORT", default_value_t = 8123)]
+    #[arg(long, global = true, value_name = "PORT", default_value_t = 8123)]
     pub clickhouse_port: u16,
 }
 

@@ -54,11 +54,10 @@ impl FrontError {
 /// Each with what to do about it.
 pub fn prepare(data: &Path, port: u16) -> Result<Program, FrontError> {
     let cache = cache_dir()?;
-    let tools = cache.join("tools");
-    fs::create_dir_all(&tools).map_err(written(&tools))?;
-    // One at a time, and the same lock as tests/tools/install.sh takes: two first starts at once would ruin each
-    // other's environment.
-    let lock_path = tools.join(".lock");
+    fs::create_dir_all(&cache).map_err(written(&cache))?;
+    // One at a time: two first starts at once would ruin each other's environment. tests/tools/install.sh uses the
+    // same folder, lock and mark.
+    let lock_path = cache.join(format!("chdb-{}.lock", carried::chdb_version()));
     let lock = File::create(&lock_path).map_err(written(&lock_path))?;
     lock.lock().map_err(written(&lock_path))?;
     let python = environment(&cache)?;
@@ -84,10 +83,9 @@ fn environment(cache: &Path) -> Result<PathBuf, FrontError> {
     let version = carried::chdb_version();
     let folder = cache.join(format!("chdb-{version}"));
     let python = folder.join("bin").join("python");
-    // Written last, and holds what was installed: an environment without it was broken off. A Python that has
-    // gone leaves a dangling link.
-    let complete = folder.join(".complete");
-    if fs::read_to_string(&complete).is_ok_and(|done| done == carried::REQUIREMENTS) && python.exists() {
+    // Written last: an environment without it was broken off. A Python that has gone leaves a dangling link.
+    let complete = folder.join("complete");
+    if complete.exists() && python.exists() {
         return Ok(python);
     }
     output::note(&format!(
@@ -113,7 +111,7 @@ fn environment(cache: &Path) -> Result<PathBuf, FrontError> {
     if !installed.status.success() {
         return Err(FrontError::NoChdb { output: text(&installed) });
     }
-    fs::write(&complete, carried::REQUIREMENTS).map_err(written(&complete))?;
+    fs::write(&complete, version).map_err(written(&complete))?;
     Ok(python)
 }
 

@@ -1,0 +1,40 @@
+# Everything is built with cargo; what else tests need is fetched by tests/tools/install.sh into the user's cache.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spillway
+CHDB_VERSION := $(shell sed -n 's/^chdb-core==\([^ \\]*\).*/\1/p' clickhouse-front/requirements.txt)
+CHDB := $(CACHE)/chdb-$(CHDB_VERSION)
+PYTEST := $(CACHE)/pytest-$(CHDB_VERSION)
+ARGS ?=
+
+.PHONY: help run test crash bench lint tools pytest crd
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until Ctrl-C (ARGS=--once: don't go on)
+	cargo build --quiet -p spillway-cli
+	@exec target/debug/spillway up -f examples/quickstart.yaml --demo $(ARGS)
+
+test: tools pytest ## Run every test
+	cargo test --workspace
+
+crash: tools ## Kill it at every step and count the rows
+	cargo test -p spillway-tests --test crash -- $(ARGS)
+
+bench: tools ## Measure against the machine's own limits, into target/bench.json
+	cargo run --release -p spillway-benches -- $(ARGS)
+
+lint: ## Formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+tools: ## Fetch and build what the tests start (MinIO, chdb-core)
+	tests/tools/install.sh
+
+pytest: tools
+	@test -x $(PYTEST)/bin/pytest || { python3 -m venv --clear $(PYTEST) && \
+		$(PYTEST)/bin/pip install --quiet --disable-pip-version-check -r clickhouse-front/tests/requirements.txt && \
+		$(PYTEST)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r clickhouse-front/requirements.txt; }
+	cd clickhouse-front && $(PYTEST)/bin/python -m pytest -q tests
+
+crd: ## Write crds/logpipelines.yaml and docs/columns.md anew from their types
+	UPDATE=1 cargo test -p spillway-crds -p spillway-cli
