@@ -4,11 +4,14 @@ mod engine;
 
 use engine::{Engine, made_up, run, values};
 use serde_json::json;
-use spillway_model::COLUMNS;
 use spillway_model::settings::MessageIndex;
-use spillway_schema::migrations::{MIGRATIONS, SchemaError};
+use spillway_model::{COLUMNS, Day};
+use spillway_schema::ledger::{running, sync_statement};
+use spillway_schema::migrations::{MIGRATIONS, SchemaError, statements};
 use spillway_schema::preflight::{check_permissions, check_server, clock_skew};
-use spillway_schema::{DATA_ERRORS, SchemaSpec, apply};
+use spillway_schema::sql::literal;
+use spillway_schema::views::Partition;
+use spillway_schema::{DATA_ERRORS, SchemaSpec, Topology, Version, View, apply};
 
 fn spec() -> SchemaSpec {
     SchemaSpec::new("observability", "logs")
@@ -204,5 +207,24 @@ async fn codes_of_data_errors_have_the_names_the_server_gives_them() {
     for error in DATA_ERRORS {
         let name = values(&client, &format!("SELECT errorCodeToName({}) AS name", error.code)).await;
         assert_eq!(name, [json!({"name": error.name})], "{}", error.code);
+    }
+}
+
+#[tokio::test]
+async fn what_a_cluster_is_told_is_sql_that_the_server_can_parse() {
+    let engine = Engine::start();
+    let client = engine.client();
+    let spec = SchemaSpec { topology: Topology::Cluster("main".to_owned()), ..spec() };
+    let mut statements: Vec<String> =
+        statements(&spec, Version::new(26, 9, 2)).into_iter().map(|step| step.sql).collect();
+    let partition = Partition { day: Day(20_600), retention_days: 30 };
+    for view in View::ALL {
+        statements.extend(view.fold_statements(&spec, &partition, ["open"]));
+        statements.push(view.backfill_statement(&spec));
+    }
+    statements.extend(sync_statement(&spec));
+    statements.push(running(&spec, ["id"]));
+    for statement in statements {
+        run(&client, &format!("SELECT formatQuery({})", literal(&statement))).await;
     }
 }

@@ -36,11 +36,16 @@ fn python() -> PathBuf {
 
 impl Engine {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let front = Path::new(env!("CARGO_MANIFEST_DIR")).join("../clickhouse-front");
         let mut child = Command::new(python())
             .args(["-m", "clickhouse_front", "--port", "0", "--stop-on-stdin-close", "--data"])
             .arg(data.path())
+            .args(arguments)
             .env("PYTHONPATH", front)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -50,6 +55,10 @@ impl Engine {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let url = ready.split_whitespace().nth(1).expect("the ready line names the URL").to_owned();
         Self { child, url, _data: data }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) fn client(&self) -> ClickHouse {
