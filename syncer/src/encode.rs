@@ -25,7 +25,12 @@ pub struct Source {
     pub parts: ObjectKey,
     /// Its bytes.
     pub bytes: Bytes,
+    /// It is known to be unusable: it stands for its rows, and nobody looks inside again.
+    pub damaged: Option<String>,
 }
+
+/// Reason of the dead letter that stands for a whole object.
+pub const DAMAGED_OBJECT: &str = "damaged_object";
 
 /// Which rows go into which insert.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +90,11 @@ fn lines(sources: &[Source], mut with: impl FnMut(u32, &Source, Line<'_>)) -> Ve
     for source in sources {
         let first = number;
         let limit = usize::try_from(source.parts.raw_bytes.min(MAX_OBJECT_BYTES)).unwrap_or(usize::MAX);
-        match codec::decode(source.parts.version, &source.bytes, limit) {
+        let decoded = match &source.damaged {
+            Some(damage) => Err(damage.clone()),
+            None => codec::decode(source.parts.version, &source.bytes, limit).map_err(|error| error.to_string()),
+        };
+        match decoded {
             Ok(raw) => {
                 for line in raw.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                     with(number, source, Line::Row(line, read_row(line)));
@@ -94,7 +103,7 @@ fn lines(sources: &[Source], mut with: impl FnMut(u32, &Source, Line<'_>)) -> Ve
             }
             Err(error) => {
                 let rows = source.parts.rows.clamp(1, 1 << 20);
-                with(number, source, Line::Damaged(rows, error.to_string()));
+                with(number, source, Line::Damaged(rows, error));
                 number = number.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
             }
         }
@@ -174,7 +183,7 @@ pub fn encode(id: BatchId, batch_id: &str, sources: &[Source], layout: Layout<'_
             out.letters.push(DeadLetter::new(id, dead(number, 1, source, reason, detail), source.key.clone(), raw));
         }
         Line::Damaged(rows, detail) => {
-            let row = dead(number, rows, source, "damaged_object", detail);
+            let row = dead(number, rows, source, DAMAGED_OBJECT, detail);
             out.letters.push(DeadLetter::new(id, row, source.key.clone(), &source.bytes));
         }
     });
@@ -315,7 +324,7 @@ mod tests {
         let raw = rows.concat();
         let key = format!("{place}/20261122T171630123Z-pod-{number:010}-v1-{}-{}.json.gz", rows.len(), raw.len());
         let bytes = codec::encode(FormatVersion::V1, &raw, 1).unwrap().into();
-        Source { parts: ObjectKey::parse(&key).unwrap(), key, bytes }
+        Source { parts: ObjectKey::parse(&key).unwrap(), key, bytes, damaged: None }
     }
 
     fn set(rows: impl IntoIterator<Item = u32>) -> RowSet {
@@ -354,7 +363,18 @@ mod tests {
         let encoded = encode(ID, "p-1", &sources, Layout::Narrow(8)).unwrap();
         assert_eq!(encoded.attempt.pieces[0].rows, set([3]));
         let dead = &encoded.attempt.dead[0];
-        assert_eq!((dead.row, dead.rows, dead.reason.as_str()), (0, 3, "damaged_object"));
+        assert_eq!((dead.row, dead.rows, dead.reason.as_str()), (0, 3, DAMAGED_OBJECT));
+    }
+
+    #[test]
+    fn an_object_that_breaks_the_encoder_is_put_aside_like_a_damaged_one() {
+        let rows = [row("a", 0), row("a", 0)];
+        let mut sources = [source("a/s", 1, &rows), source("b/s", 2, &[row("b", 0)])];
+        sources[0].damaged = Some("the encoder gave up".to_owned());
+        let encoded = encode(ID, "p-1", &sources, Layout::Narrow(8)).unwrap();
+        assert_eq!(encoded.attempt.pieces[0].rows, set([2]));
+        assert_eq!(encoded.attempt.dead[0].rows, 2);
+        assert_eq!(encoded.letters[0].raw().unwrap(), sources[0].bytes);
     }
 
     /// Rows 0-3 belong to a, 4-5 to b.

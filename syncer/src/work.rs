@@ -20,7 +20,7 @@ use crate::batch::{
     Attempt, AttemptList, BatchId, BatchList, DeadRow, ENCODER_VERSION, Member, PipelineUid, RowSet,
 };
 use crate::dead::{self, DeadLetter};
-use crate::encode::{self, Encoded, Layout, Source};
+use crate::encode::{self, DAMAGED_OBJECT, Encoded, Layout, Source};
 use crate::failpoint::failpoint;
 use crate::flight::{Inserted, Outline};
 use crate::metrics::Metrics;
@@ -191,14 +191,39 @@ impl Worker {
             self.metrics.fetched(bytes.len());
             let parts = spillway_model::ObjectKey::parse(&key)
                 .map_err(|error| WorkError::Control { key: key.clone(), message: error.to_string() })?;
-            Ok(Source { key, parts, bytes })
+            Ok(Source { key, parts, bytes, damaged: None })
         }));
         fetched.buffered(self.settings.fetches.max(1)).try_collect().await
     }
 
     async fn sources(&self, kept: &Kept) -> Result<Vec<Source>, WorkError> {
         let keys = kept.list.objects.iter().map(|member| member.key.clone()).collect();
-        self.fetch(kept.list.id, keys).await
+        let mut sources = self.fetch(kept.list.id, keys).await?;
+        // What the list calls damaged stays so, or its rows would come back under other numbers.
+        let mut first = 0;
+        for (source, member) in sources.iter_mut().zip(&kept.list.objects) {
+            let dead = kept.list.first.dead.iter();
+            let damage = dead.clone().find(|dead| u64::from(dead.row) == first && dead.reason == DAMAGED_OBJECT);
+            source.damaged = damage.map(|dead| dead.detail.clone());
+            first += member.rows;
+        }
+        Ok(sources)
+    }
+
+    /// Encodes a new batch. An object that makes the encoder fail is put aside, so that it holds up nobody
+    /// else's: the objects are tried one by one to find it.
+    async fn encode_new(&self, id: BatchId, mut sources: Vec<Source>) -> Result<Encoded, WorkError> {
+        let first = self.encode(id, sources.clone(), None).await;
+        let Err(error) = first else { return first };
+        let mut found = false;
+        for source in &mut sources {
+            if let Err(error) = self.encode(id, vec![source.clone()], None).await {
+                tracing::error!(key = source.key, "the object is put aside as a dead letter: {error}");
+                source.damaged = Some(error.to_string());
+                found = true;
+            }
+        }
+        if found { self.encode(id, sources, None).await } else { Err(error) }
     }
 
     async fn encode(&self, id: BatchId, sources: Vec<Source>, pieces: Option<Vec<RowSet>>) -> Result<Encoded, WorkError> {
@@ -233,7 +258,7 @@ impl Worker {
     pub async fn prepare(&self, id: BatchId, objects: Vec<Staged>, now: UnixMs) -> Result<Outline, WorkError> {
         let oldest = objects.iter().map(|staged| staged.parts.time).min();
         let sources = self.fetch(id, objects.into_iter().map(|staged| staged.key).collect()).await?;
-        let encoded = self.encode(id, sources, None).await?;
+        let encoded = self.encode_new(id, sources).await?;
         failpoint("encoded");
         let list = BatchList {
             id,
@@ -367,6 +392,10 @@ impl Worker {
                         Inserted::NotSent
                     }
                 };
+                if outcome != Inserted::NotSent {
+                    // It may take long until they are wanted again, and others need the memory.
+                    self.change(id, |kept| kept.bodies = None);
+                }
                 (outcome, Some(error.into()))
             }
         }
