@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hyper::Method;
+use spillway_model::settings::Span;
 use spillway_tests::pipeline::{Pipeline, Servers, Store};
 use spillway_tests::proxy::{Action, Gate, Reply, Rule};
 use spillway_tests::traffic::Workload;
@@ -95,7 +96,7 @@ async fn half_sent_insert_completes_late(servers: &mut Servers, name: &str) -> V
 /// The syncer gives up on an insert, replays it, and later the first one arrives at the server after all.
 async fn late(servers: &mut Servers, name: &str, action: fn(Gate) -> Action) -> Verdict {
     let mut pipeline = pipeline(servers, name).await;
-    pipeline.syncer_settings.insert_timeout = spillway_model::settings::Span::secs(2);
+    pipeline.syncer_settings.insert_timeout = Span::secs(2);
     let gate = Gate::default();
     pipeline.clickhouse_proxy.add(inserts(action(gate.clone())).times(1));
     pipeline.start_syncer();
@@ -109,7 +110,7 @@ async fn late(servers: &mut Servers, name: &str, action: fn(Gate) -> Action) -> 
 
 async fn half_sent_insert_completes_after_split(servers: &mut Servers, name: &str) -> Verdict {
     let mut pipeline = pipeline(servers, name).await;
-    pipeline.syncer_settings.insert_timeout = spillway_model::settings::Span::secs(2);
+    pipeline.syncer_settings.insert_timeout = Span::secs(2);
     let gate = Gate::default();
     pipeline.clickhouse_proxy.add(inserts(Action::HoldHalf(gate.clone())).times(1));
     // The replay is refused as if its data were bad, once.

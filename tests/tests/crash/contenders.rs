@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hyper::Method;
+use spillway_model::settings::Span;
 use spillway_tests::pipeline::{Pipeline, Servers, Store};
 use spillway_tests::proxy::{Action, Gate, Rule};
 use spillway_tests::traffic::Workload;
@@ -72,7 +73,7 @@ async fn paused_leader(servers: &mut Servers, name: &str, store: Store) -> Verdi
 async fn paused_leaders_insert(servers: &mut Servers, name: &str, action: fn(Gate) -> Action) -> Verdict {
     let mut pipeline = Pipeline::new(servers, name, Store::Minio).await;
     pipeline.syncer_settings.batch.max_rows = 100;
-    pipeline.syncer_settings.insert_timeout = spillway_model::settings::Span::secs(2);
+    pipeline.syncer_settings.insert_timeout = Span::secs(2);
     pipeline.start_ingest().await;
     let gate = Gate::default();
     let insert =

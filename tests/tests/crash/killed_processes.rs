@@ -3,8 +3,11 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
+use hyper::Method;
+use spillway_model::settings::Span;
 use spillway_tests::pipeline::{Pipeline, Servers, Store};
 use spillway_tests::process::Process;
+use spillway_tests::proxy::{Action, Gate, Rule};
 use spillway_tests::traffic::Workload;
 use spillway_tests::verdict::Verdict;
 
@@ -23,7 +26,6 @@ const SYNCER_STEPS: [&str; 10] = [
     "deleted",
     "swapped-out",
 ];
-const INGEST_STEPS: [&str; 3] = ["received", "staging", "staged"];
 
 const KILLED: i32 = 9;
 
@@ -35,12 +37,21 @@ pub(crate) fn cases() -> Vec<Case> {
                 syncer_killed(servers, name, store, step, 1).await
             }));
         }
-        for step in INGEST_STEPS {
-            cases.push(case(format!("ingest killed at {step} ({store:?})"), async move |servers, name| {
-                ingest_killed(servers, name, store, step).await
-            }));
-        }
+        cases.push(case(
+            format!("ingest killed with records received and not staged ({store:?})"),
+            async move |servers, name| ingest_killed_before_staging(servers, name, store).await,
+        ));
+        cases.push(case(
+            format!("ingest killed at random, under load ({store:?})"),
+            async move |servers, name| ingest_killed_at_random(servers, name, store).await,
+        ));
     }
+    cases.push(case("ingest killed with its PUT under way, which lands later", async |servers, name| {
+        ingest_killed_at_put(servers, name, Action::HoldRequest).await
+    }));
+    cases.push(case("ingest killed with records staged and not answered", async |servers, name| {
+        ingest_killed_at_put(servers, name, Action::HoldAnswer).await
+    }));
     for step in ["list-written", "inserting", "inserted", "deleting"] {
         cases.push(case(format!("syncer killed at the fourth {step}"), async move |servers, name| {
             syncer_killed(servers, name, Store::Minio, step, 4).await
@@ -81,14 +92,52 @@ async fn syncer_killed(
     pipeline.conclude().await
 }
 
-async fn ingest_killed(servers: &mut Servers, name: &str, store: Store, step: &'static str) -> Verdict {
+async fn ingest_killed_before_staging(servers: &mut Servers, name: &str, store: Store) -> Verdict {
     let mut pipeline = Pipeline::new(servers, name, store).await;
-    pipeline.start_ingest_with(Some(&format!("{step}:8"))).await;
+    let quick = pipeline.ingest_settings.flush.clone();
+    pipeline.ingest_settings.flush.max_age = Span::secs(60);
+    pipeline.start_ingest().await;
     pipeline.start_syncer();
     let traffic = pipeline.send(Workload::default());
-    assert_killed(pipeline.ingest(), step).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(pipeline.sent().count(), 0, "nothing is acknowledged that is not staged");
+    pipeline.ingest().kill();
+    assert!(pipeline.backlog().await.is_empty());
+    pipeline.ingest_settings.flush = quick;
     pipeline.start_ingest().await;
     pipeline.send_all(200).await;
+    traffic.stop().await;
+    pipeline.conclude().await
+}
+
+async fn ingest_killed_at_put(servers: &mut Servers, name: &str, action: fn(Gate) -> Action) -> Verdict {
+    let mut pipeline = Pipeline::new(servers, name, Store::Minio).await;
+    let gate = Gate::default();
+    let put = Rule::new(action(gate.clone())).method(Method::PUT).target_has(".json.gz").skip(5).times(2);
+    pipeline.ingest_s3.add(put);
+    pipeline.start_ingest().await;
+    pipeline.start_syncer();
+    let traffic = pipeline.send(Workload::default());
+    gate.reached().await;
+    pipeline.ingest().kill();
+    gate.open();
+    pipeline.start_ingest().await;
+    pipeline.send_all(200).await;
+    traffic.stop().await;
+    pipeline.conclude().await
+}
+
+async fn ingest_killed_at_random(servers: &mut Servers, name: &str, store: Store) -> Verdict {
+    let mut pipeline = Pipeline::new(servers, name, store).await;
+    pipeline.start_syncer();
+    pipeline.start_ingest().await;
+    let traffic = pipeline.send(Workload::default());
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(100 + rand::random_range(0..400))).await;
+        pipeline.ingest().kill();
+        pipeline.start_ingest().await;
+    }
+    pipeline.send_all(100).await;
     traffic.stop().await;
     pipeline.conclude().await
 }
