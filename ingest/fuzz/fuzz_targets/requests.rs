@@ -21,7 +21,8 @@ fuzz_target!(|body: &[u8]| {
         };
         let stamp = Stamp { now: UnixNanos(1_769_903_999_000_000_000), request_id: "r", random: 7 };
         let mut admission = Admission::new(policy, stamp, body.len());
-        let parsed = drain_json::parse(body, format, 10_000, &mut |record, fault| admission.record(record, fault));
+        let parsed =
+            drain_json::parse(body, format, 10_000, &mut |record, fault| admission.record(record, fault));
         let admitted = admission.finish();
         if parsed.is_err() {
             continue;
@@ -30,7 +31,10 @@ fuzz_target!(|body: &[u8]| {
         for stream in &admitted.streams {
             for line in stream.rows.split_inclusive(|b| *b == b'\n') {
                 let row = read_row(line).expect("what is written is read");
-                assert_eq!((&*row.project_id, &*row.service), (stream.project.as_str(), stream.service.as_str()));
+                assert_eq!(
+                    (&*row.project_id, &*row.service),
+                    (stream.project.as_str(), stream.service.as_str())
+                );
                 rows += 1;
             }
         }
