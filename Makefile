@@ -4,6 +4,9 @@ CHDB_VERSION := $(shell sed -n 's/^chdb-core==\([^ \\]*\).*/\1/p' clickhouse-fro
 CHDB := $(CACHE)/chdb-$(CHDB_VERSION)
 PYTEST := $(CACHE)/pytest-$(CHDB_VERSION)
 ARGS ?=
+# A failing test must fail the pipe that its output goes through.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 
 .PHONY: help run test crash bench lint tools pytest crd
 
@@ -11,11 +14,14 @@ help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until Ctrl-C (ARGS=--once: don't go on)
-	cargo build --quiet -p spillway-cli
+	cargo build -p spillway-cli
 	@exec target/debug/spillway up -f examples/quickstart.yaml --demo $(ARGS)
 
 test: tools pytest ## Run every test
-	cargo test --workspace
+	@mkdir -p target
+	cargo test --workspace 2>&1 | tee target/test.log
+	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
+		END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 }' target/test.log
 
 crash: tools ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
