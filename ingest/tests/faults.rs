@@ -1,6 +1,11 @@
 //! What becomes of records when the bucket fails, the buffers fill up or the process is told to stop.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may say so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails may say so by panicking"
+)]
 
 mod common;
 

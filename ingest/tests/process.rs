@@ -1,6 +1,11 @@
 //! The program itself: a directory as bucket, real signals, exit codes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may say so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails may say so by panicking"
+)]
 
 use std::io::Write as _;
 use std::path::Path;
