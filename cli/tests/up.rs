@@ -1,0 +1,179 @@
+//! The program itself, with the embedded ClickHouse.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/quickstart.yaml");
+
+/// `spillway up` with ports of its own.
+struct Up {
+    http: u16,
+    clickhouse: u16,
+    args: Vec<String>,
+}
+
+impl Up {
+    fn new(data: &Path) -> Self {
+        // Free now; whoever takes one in between makes the test fail loudly.
+        let listeners: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let args = [
+            ["--data".to_owned(), data.to_string_lossy().into_owned()],
+            ["--http".to_owned(), address(ports[0])],
+            ["--admin".to_owned(), address(ports[1])],
+            ["--syncer-admin".to_owned(), address(ports[2])],
+            ["--clickhouse-port".to_owned(), ports[3].to_string()],
+        ];
+        Self { http: ports[0], clickhouse: ports[3], args: args.concat() }
+    }
+
+    fn command(&self, file: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+        command.arg("up").arg("-f").arg(file).args(&self.args).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, file: &Path, more: &[&str]) -> Output {
+        self.command(file, more).output().unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// One request, whole; only for small answers.
+fn ask(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn drain(port: u16, key: &str) -> String {
+    let now = jiff::Timestamp::now();
+    let body = format!(
+        r#"{{"logs":[{{"project_id":"acme-shop","timestamp":"{now}","level":"info","service":"web","message":"hello"}}]}}"#
+    );
+    let length = body.len();
+    ask(
+        port,
+        &format!(
+            "POST /v1/drain HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        ),
+    )
+}
+
+fn rows(port: u16) -> String {
+    let query = "SELECT count() FROM spillway.logs";
+    let answer = ask(
+        port,
+        &format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{query}",
+            query.len()
+        ),
+    );
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    body.lines().map(str::trim).filter(|line| !line.is_empty()).next_back().unwrap_or_default().to_owned()
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(120), "{what} never happened");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn the_demo_shows_its_logs_coming_back_and_ends_well() {
+    let data = tempfile::tempdir().unwrap();
+    let output = Up::new(data.path()).run(Path::new(QUICKSTART), &["--demo", "--once"]);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    for shown in ["acme-shop", "globex-mobile", "checkout", "catalog", "accounts", "300 records", "/v1/drain"] {
+        assert!(stdout.contains(shown), "{shown} is not in:\n{stdout}");
+    }
+}
+
+#[test]
+fn a_record_outlives_a_drain_and_is_still_there_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let up = Up::new(data.path());
+    for expected in ["1", "2"] {
+        let mut child = up.command(Path::new(QUICKSTART), &["--log", "text"]).spawn().unwrap();
+        until("the port opens", || TcpStream::connect(("127.0.0.1", up.http)).is_ok());
+        assert!(drain(up.http, "acme-quickstart-key").contains("accepted"));
+        until("the row is there", || rows(up.clickhouse) == expected);
+        signal(&child, rustix::process::Signal::TERM);
+        let status = child.wait().unwrap();
+        let mut logs = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut logs).unwrap();
+        assert_eq!(status.code(), Some(0), "{logs}");
+        assert!(!logs.contains("quickstart-key"), "a key is in the logs:\n{logs}");
+    }
+}
+
+#[test]
+fn a_taken_port_ends_it_with_3_and_the_name_of_the_flag() {
+    let data = tempfile::tempdir().unwrap();
+    let up = Up::new(data.path());
+    for (flag, port) in [("--http", up.http), ("--clickhouse-port", up.clickhouse)] {
+        let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let output = up.run(Path::new(QUICKSTART), &[]);
+        drop(taken);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains(flag) && stderr.contains(&port.to_string()), "{stderr}");
+    }
+}
+
+#[test]
+fn a_file_that_can_not_be_run_ends_it_with_2_and_all_of_its_mistakes() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("pipeline.yaml");
+    let text_of = |spec: &str| {
+        format!("apiVersion: spillway.dev/v1alpha1\nkind: LogPipeline\nmetadata: {{name: p}}\nspec: {spec}\n")
+    };
+    for (spec, shown) in [
+        ("{ingest: {flsh: {}}}", vec!["spec.ingest.flsh"]),
+        ("{schema: {retentionDays: 0}, syncer: {interval: soon}}", vec!["spec.schema.retentionDays", "spec.syncer.interval"]),
+        (
+            "{tenants: [{name: a, projects: [p], apiKeysSecretRef: {name: missing}}]}",
+            vec!["spec.tenants[0].apiKeysSecretRef", "missing"],
+        ),
+    ] {
+        fs::write(&file, text_of(spec)).unwrap();
+        let output = Up::new(data.path()).run(&file, &[]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        for shown in shown {
+            assert!(stderr.contains(shown), "{shown} is not in: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn without_python_it_says_what_to_install() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = Up::new(data.path()).command(Path::new(QUICKSTART), &[]);
+    let output = command.env("PATH", data.path()).env("XDG_CACHE_HOME", data.path()).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("python3") && stderr.contains("spec.clickhouse.url"), "{stderr}");
+}
