@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// A way for logs from many tenants into ClickHouse: received, staged in S3, loaded exactly once.
+#[allow(clippy::duplicated_attributes, reason = "columns of one type are no duplicates")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(test, kube(cel))]

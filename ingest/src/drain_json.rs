@@ -199,7 +199,7 @@ impl<'a> Raw<'a> {
     }
 
     /// Before the parser skips the value of this key: whether that can be done without running out of stack.
-    fn check_depth<E: serde::de::Error>(&mut self, key: &Cow<'a, str>) -> Result<(), E> {
+    fn check_depth<E: serde::de::Error>(&mut self, key: &str) -> Result<(), E> {
         let shallow = self.is_shallow
             || match nesting::value_after(self.text, key) {
                 Some(value) => !matches!(value.first(), Some(b'{' | b'[')) || nesting::is_shallow(value),

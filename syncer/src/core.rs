@@ -675,7 +675,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             Done::Loaded(Ok(loaded)) => self.loaded(now, loaded),
             Done::Loaded(Err(Some(id))) => self.phase = Phase::Stopped(Stop::ListLost(id)),
             Done::Loaded(Err(None)) => self.phase = Phase::Load,
-            Done::Page(page) => return self.paged(now, page),
+            Done::Page(page) => self.paged(now, page),
             Done::Prepared(id, outline) => self.prepared(now, id, outline),
             Done::Buried(id, ok) => self.with(now, id, |flight, around| flight.buried(ok, around, &limits)),
             Done::Inserted(id, outcome) => {
@@ -809,10 +809,8 @@ fn change(manifest: &mut Manifest, flight: &Flight, wall: UnixMs) {
                 }
             }
         }
-        Step::SwapOut => {
-            if manifest.batches.remove(&id).is_some() {
-                manifest.removed.push(Removed { id, attempt: flight.attempt, at: wall });
-            }
+        Step::SwapOut if manifest.batches.remove(&id).is_some() => {
+            manifest.removed.push(Removed { id, attempt: flight.attempt, at: wall });
         }
         _ => {}
     }

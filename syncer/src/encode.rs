@@ -77,6 +77,7 @@ pub struct Survey {
 }
 
 /// A line, as [`lines`] hands it out.
+#[allow(clippy::large_enum_variant, reason = "one at a time, on the stack, and nearly always a row")]
 enum Line<'a> {
     Row(&'a [u8], Result<Record<'a>, spillway_model::RowError>),
     /// The object can't be decoded; stands for that many rows.

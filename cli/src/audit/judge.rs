@@ -273,7 +273,7 @@ mod tests {
         manifest.totals.insert("shop".into(), Totals { loaded: 20, dead_lettered: 0 });
         let objects = [1, 2].map(|number| Member { key: key(number), rows: 10 }).to_vec();
         let list =
-            BatchList { id: ID, encoder: 1, created: UnixMs(0), objects, first: Attempt::default() };
+            BatchList { id: ID, encoder: 1, created: UnixMs(0), shard: 1, objects, first: Attempt::default() };
         let metrics = "spillway_ingest_received_records_total{tenant=\"a\"} 35\n\
                        spillway_ingest_rejected_records_total{tenant=\"a\"} 3\n\
                        spillway_ingest_staged_records_total{tenant=\"a\",project=\"shop\"} 30\n\

@@ -107,7 +107,7 @@ pub struct RequestSettings {
     /// Bytes after decompression.
     pub max_expanded_bytes: ByteSize,
     pub max_records: u64,
-    /// Bytes of one record in the request; a tenant may have less.
+    /// Bytes of one record as a staged row; a tenant may have less.
     pub max_record_bytes: ByteSize,
     /// How long the body may take to arrive.
     pub read_timeout: Span,
