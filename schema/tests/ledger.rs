@@ -1,6 +1,11 @@
 //! What the syncer learns from the server about its batches.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may say so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails may say so by panicking"
+)]
 
 mod engine;
 

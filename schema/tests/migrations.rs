@@ -1,6 +1,11 @@
 //! What happens to databases in all the states in which they are found.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may say so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails may say so by panicking"
+)]
 
 mod engine;
 

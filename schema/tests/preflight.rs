@@ -1,6 +1,11 @@
 //! What is said about a server that cannot be worked with, and what is concluded from its answers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may say so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails may say so by panicking"
+)]
 
 mod engine;
 

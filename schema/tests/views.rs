@@ -1,6 +1,11 @@
 //! The views equal the table, whatever happened to the inserts that fed them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may say so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails may say so by panicking"
+)]
 
 mod engine;
 

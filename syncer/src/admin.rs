@@ -17,7 +17,11 @@ use crate::metrics::Metrics;
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let ready = Arc::new(AtomicBool::new(true));
     let draining = ready.clone();
     let stopping = stop.clone();
@@ -26,18 +30,24 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: Cancellat
         draining.store(false, Ordering::Relaxed);
     });
     let router = Router::new()
-        .route("/metrics", get(async |State(metrics): State<Arc<Metrics>>| {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], metrics.text())
-        }))
+        .route(
+            "/metrics",
+            get(async |State(metrics): State<Arc<Metrics>>| {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], metrics.text())
+            }),
+        )
         .with_state(metrics)
         .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(async move || {
-            if ready.load(Ordering::Relaxed) {
-                "ok\n".into_response()
-            } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
-            }
-        }));
+        .route(
+            "/readyz",
+            get(async move || {
+                if ready.load(Ordering::Relaxed) {
+                    "ok\n".into_response()
+                } else {
+                    (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
+                }
+            }),
+        );
     axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await
 }

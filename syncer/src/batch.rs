@@ -71,9 +71,9 @@ impl FromStr for BatchId {
     type Err = BatchIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = text
-            .split_once('-')
-            .and_then(|(epoch, number)| Some(Self { epoch: epoch.parse().ok()?, number: number.parse().ok()? }));
+        let parsed = text.split_once('-').and_then(|(epoch, number)| {
+            Some(Self { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
+        });
         parsed.ok_or_else(|| BatchIdError(text.to_owned()))
     }
 }

@@ -135,7 +135,9 @@ pub enum Stop {
     )]
     ManifestLost,
     /// A control object is gone.
-    #[error("the list object of batch {0} is missing from _spillway/batches/; restore it, or follow docs/recovery.md")]
+    #[error(
+        "the list object of batch {0} is missing from _spillway/batches/; restore it, or follow docs/recovery.md"
+    )]
     ListLost(BatchId),
 }
 
@@ -691,14 +693,18 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
                 }
                 self.with(now, id, |flight, around| flight.inserted(&outcome, around, &limits));
             }
-            Done::Counted(id, full) => self.with(now, id, |flight, around| flight.counted(full, around, &limits)),
+            Done::Counted(id, full) => {
+                self.with(now, id, |flight, around| flight.counted(full, around, &limits))
+            }
             Done::Running(id, running) => {
                 self.with(now, id, |flight, around| flight.asked_running(running, around, &limits));
             }
             Done::Missing(id, next) => {
                 self.with(now, id, |flight, around| flight.found_missing(next.clone(), around, &limits));
             }
-            Done::Repaired(id, ok) => self.with(now, id, |flight, around| flight.repaired(ok, around, &limits)),
+            Done::Repaired(id, ok) => {
+                self.with(now, id, |flight, around| flight.repaired(ok, around, &limits))
+            }
             Done::Deleted(id, ok) => self.with(now, id, |flight, around| flight.deleted(ok, around, &limits)),
         }
     }
@@ -754,7 +760,8 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         self.resume_at = walk.resume_at();
         self.last_seen = walk.seen;
         let idle = walk.found.is_empty() && !self.flights.values().any(Flight::is_open);
-        self.list_pause = if idle { (self.list_pause * 2).min(self.limits.list_idle) } else { self.limits.list_busy };
+        self.list_pause =
+            if idle { (self.list_pause * 2).min(self.limits.list_idle) } else { self.limits.list_busy };
         self.next_list = now + self.list_pause;
         self.returned.extend(walk.returned);
         // What was planned while the walk went on is known by now and must not be planned again.

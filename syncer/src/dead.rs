@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn letters_keep_their_bytes_whether_text_or_not() {
-        let row = DeadRow { row: 3, rows: 1, attempt: 0, project: None, reason: "r".into(), detail: "d".into() };
+        let row =
+            DeadRow { row: 3, rows: 1, attempt: 0, project: None, reason: "r".into(), detail: "d".into() };
         let id = BatchId { epoch: 1, number: 2 };
         for raw in [b"{\"a\":1}".as_slice(), b"\xff\x00"] {
             let letter = DeadLetter::new(id, row.clone(), "p/s/k".into(), raw);

@@ -93,7 +93,9 @@ fn lines(sources: &[Source], mut with: impl FnMut(u32, &Source, Line<'_>)) -> Ve
         let limit = usize::try_from(source.parts.raw_bytes.min(MAX_OBJECT_BYTES)).unwrap_or(usize::MAX);
         let decoded = match &source.damaged {
             Some(damage) => Err(damage.clone()),
-            None => codec::decode(source.parts.version, &source.bytes, limit).map_err(|error| error.to_string()),
+            None => {
+                codec::decode(source.parts.version, &source.bytes, limit).map_err(|error| error.to_string())
+            }
         };
         match decoded {
             Ok(raw) => {
@@ -129,7 +131,12 @@ fn dead(row: u32, rows: u64, source: &Source, reason: &str, detail: String) -> D
 ///
 /// # Errors
 /// When a column of one insert holds more than 2 GiB.
-pub fn encode(id: BatchId, batch_id: &str, sources: &[Source], layout: Layout<'_>) -> Result<Encoded, ArrowError> {
+pub fn encode(
+    id: BatchId,
+    batch_id: &str,
+    sources: &[Source],
+    layout: Layout<'_>,
+) -> Result<Encoded, ArrowError> {
     let mut out = Encoded::default();
     let mut makers: Vec<(Encoder, Vec<u32>, BTreeMap<Partition, u64>)> = Vec::new();
     if let Layout::Pieces(pieces) = layout {
@@ -146,12 +153,10 @@ pub fn encode(id: BatchId, batch_id: &str, sources: &[Source], layout: Layout<'_
                     let next = piece_of.len() / width.max(1);
                     *piece_of.entry(partition).or_insert(next)
                 }
-                Layout::Pieces(pieces) => {
-                    match pieces.iter().position(|rows| rows.contains(number)) {
-                        Some(piece) => piece,
-                        None => return,
-                    }
-                }
+                Layout::Pieces(pieces) => match pieces.iter().position(|rows| rows.contains(number)) {
+                    Some(piece) => piece,
+                    None => return,
+                },
             };
             if makers.len() <= piece {
                 makers.resize_with(piece + 1, Default::default);
@@ -160,7 +165,9 @@ pub fn encode(id: BatchId, batch_id: &str, sources: &[Source], layout: Layout<'_
             encoder.push(number, &record);
             rows.push(number);
             match &mut last {
-                Some(((same, project), count)) if *same == partition && project.as_str() == record.project_id => {
+                Some(((same, project), count))
+                    if *same == partition && project.as_str() == record.project_id =>
+                {
                     *count += 1;
                 }
                 _ => {
@@ -181,7 +188,12 @@ pub fn encode(id: BatchId, batch_id: &str, sources: &[Source], layout: Layout<'_
                 Ok(record) => ("bad_project", format!("{:?} is no project name", record.project_id)),
                 Err(error) => (error.reason(), error.to_string()),
             };
-            out.letters.push(DeadLetter::new(id, dead(number, 1, source, reason, detail), source.key.clone(), raw));
+            out.letters.push(DeadLetter::new(
+                id,
+                dead(number, 1, source, reason, detail),
+                source.key.clone(),
+                raw,
+            ));
         }
         Line::Damaged(rows, detail) => {
             let row = dead(number, rows, source, DAMAGED_OBJECT, detail);
@@ -267,7 +279,13 @@ pub struct Next {
 /// that one project's poison leaves the others alone, then in halves, down to the row that is put aside.
 /// `bury_whole`: refused pieces are put aside as they are.
 #[must_use]
-pub fn next_attempt(survey: &Survey, missing: &RowSet, refused: &[&RowSet], bury_whole: bool, width: usize) -> Next {
+pub fn next_attempt(
+    survey: &Survey,
+    missing: &RowSet,
+    refused: &[&RowSet],
+    bury_whole: bool,
+    width: usize,
+) -> Next {
     let mut next = Next::default();
     let mut taken: Vec<u32> = Vec::new();
     for piece in refused {
@@ -281,7 +299,8 @@ pub fn next_attempt(survey: &Survey, missing: &RowSet, refused: &[&RowSet], bury
         }
         let mut by_project: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for row in piece.iter() {
-            let project = survey.rows.get(row as usize).copied().flatten().map_or(u32::MAX, |info| info.project);
+            let project =
+                survey.rows.get(row as usize).copied().flatten().map_or(u32::MAX, |info| info.project);
             by_project.entry(project).or_default().push(row);
         }
         if by_project.len() > 1 {
@@ -323,7 +342,8 @@ mod tests {
 
     fn source(place: &str, number: u64, rows: &[Vec<u8>]) -> Source {
         let raw = rows.concat();
-        let key = format!("{place}/20261122T171630123Z-pod-{number:010}-v1-{}-{}.json.gz", rows.len(), raw.len());
+        let key =
+            format!("{place}/20261122T171630123Z-pod-{number:010}-v1-{}-{}.json.gz", rows.len(), raw.len());
         let bytes = codec::encode(FormatVersion::V1, &raw, 1).unwrap().into();
         Source { parts: ObjectKey::parse(&key).unwrap(), key, bytes, damaged: None }
     }
@@ -391,7 +411,14 @@ mod tests {
         let cases = [
             ("nothing refused", all.clone(), vec![], false, vec![set(0..6)], vec![]),
             ("two projects", all.clone(), vec![set(0..6)], false, vec![set(0..4), set(4..6)], vec![]),
-            ("one project", all.clone(), vec![set(0..4)], false, vec![set(0..2), set(2..4), set(4..6)], vec![]),
+            (
+                "one project",
+                all.clone(),
+                vec![set(0..4)],
+                false,
+                vec![set(0..2), set(2..4), set(4..6)],
+                vec![],
+            ),
             ("one row", set([1, 4]), vec![set([1])], false, vec![set([4])], vec![1]),
             ("budget spent", set(0..4), vec![set(0..4)], true, vec![], vec![0, 1, 2, 3]),
             ("partly in the table", set([2, 3]), vec![set(0..4)], false, vec![set([2, 3])], vec![]),

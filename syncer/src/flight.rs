@@ -268,7 +268,13 @@ impl Flight {
 
     /// A batch that a predecessor saw in the table.
     #[must_use]
-    pub fn inherited_inserted(id: BatchId, attempt: u64, outline: Outline, over_at: Millis, grace_until: Millis) -> Self {
+    pub fn inherited_inserted(
+        id: BatchId,
+        attempt: u64,
+        outline: Outline,
+        over_at: Millis,
+        grace_until: Millis,
+    ) -> Self {
         let step = Step::Grace;
         Self { step, not_before: grace_until, ..Self::inherited(id, attempt, outline, over_at) }
     }
@@ -277,7 +283,10 @@ impl Flight {
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.stuck
-            && !matches!(self.step, Step::Grace | Step::ReadBack | Step::Delete | Step::SwapOut | Step::Reopen)
+            && !matches!(
+                self.step,
+                Step::Grace | Step::ReadBack | Step::Delete | Step::SwapOut | Step::Reopen
+            )
     }
 
     /// Whether it waits for a sign that the server takes other inserts, so that others must go first.

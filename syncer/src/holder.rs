@@ -13,7 +13,9 @@ pub(crate) fn myself() -> String {
 /// Whether the holder is seen to be dead. Not being able to tell is no.
 #[must_use]
 pub(crate) fn is_dead(holder: &str) -> bool {
-    let Some(rest) = holder.strip_prefix(&here()).and_then(|rest| rest.strip_prefix('/')) else { return false };
+    let Some(rest) = holder.strip_prefix(&here()).and_then(|rest| rest.strip_prefix('/')) else {
+        return false;
+    };
     let Some((pid, started)) = rest.split_once('/') else { return false };
     let Ok(pid) = pid.parse::<u32>() else { return false };
     !here().starts_with('/') && start_time(pid).is_none_or(|now| now != started)
@@ -21,7 +23,9 @@ pub(crate) fn is_dead(holder: &str) -> bool {
 
 fn here() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let namespace = fs::read_link("/proc/self/ns/pid").map(|link| link.to_string_lossy().into_owned()).unwrap_or_default();
+    let namespace = fs::read_link("/proc/self/ns/pid")
+        .map(|link| link.to_string_lossy().into_owned())
+        .unwrap_or_default();
     format!("{}/{namespace}", boot.trim())
 }
 

@@ -45,7 +45,11 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_env("SPILLWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if args.log == "json" { log.json().flatten_event(true).init() } else { log.init() }
+    if args.log == "json" {
+        log.json().flatten_event(true).init()
+    } else {
+        log.init()
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -88,16 +92,22 @@ fn read_settings(path: &std::path::Path) -> Result<SyncerSettings, String> {
 }
 
 async fn serve(settings: SyncerSettings, init: bool) -> Result<(), SyncerError> {
-    let bucket = Bucket::open(&settings.bucket).await.map_err(|error| SyncerError::Bucket(error.to_string()))?;
-    let clickhouse =
-        ClickHouse::connect(&settings.clickhouse).map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
+    let bucket =
+        Bucket::open(&settings.bucket).await.map_err(|error| SyncerError::Bucket(error.to_string()))?;
+    let clickhouse = ClickHouse::connect(&settings.clickhouse)
+        .map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
     if init {
         let spec = SchemaSpec::from_settings(&settings.clickhouse);
         let applied = spillway_schema::apply(&clickhouse, &spec).await;
         applied.map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
         return runner::initialise(&bucket, &clickhouse, &spec).await;
     }
-    let taken = |error| SyncerError::Admin(format!("can't listen on {} ({error}); choose another `admin` address", settings.admin));
+    let taken = |error| {
+        SyncerError::Admin(format!(
+            "can't listen on {} ({error}); choose another `admin` address",
+            settings.admin
+        ))
+    };
     let listener = TcpListener::bind(settings.admin).await.map_err(taken)?;
     let metrics = Arc::new(Metrics::default());
     let stop = CancellationToken::new();
@@ -115,7 +125,8 @@ async fn serve(settings: SyncerSettings, init: bool) -> Result<(), SyncerError> 
 }
 
 async fn first_signal() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -125,7 +136,8 @@ async fn first_signal() {
 }
 
 async fn second_signal() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     for _ in 0..2 {

@@ -106,10 +106,14 @@ pub struct Manifest {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// It isn't JSON of the manifest's shape.
-    #[error("{MANIFEST_KEY} is damaged ({0}); restore an earlier version of the object, or follow the recovery steps in docs/recovery.md")]
+    #[error(
+        "{MANIFEST_KEY} is damaged ({0}); restore an earlier version of the object, or follow the recovery steps in docs/recovery.md"
+    )]
     Damaged(#[from] serde_json::Error),
     /// A newer Spillway wrote it.
-    #[error("{MANIFEST_KEY} has format {0}, this syncer reads up to {MANIFEST_VERSION}; run a syncer of the version that wrote it, or newer")]
+    #[error(
+        "{MANIFEST_KEY} has format {0}, this syncer reads up to {MANIFEST_VERSION}; run a syncer of the version that wrote it, or newer"
+    )]
     TooNew(u32),
 }
 
@@ -173,7 +177,13 @@ mod tests {
     fn a_manifest_survives_its_bytes() {
         let mut manifest = Manifest::first(PipelineUid("abc".into()), UnixMs(5));
         let id = BatchId { epoch: 1, number: 2 };
-        let entry = Entry { state: State::Inserted { at: UnixMs(9) }, attempt: 3, rows: 4, mark: 5, created: UnixMs(6) };
+        let entry = Entry {
+            state: State::Inserted { at: UnixMs(9) },
+            attempt: 3,
+            rows: 4,
+            mark: 5,
+            created: UnixMs(6),
+        };
         manifest.batches.insert(id, entry);
         manifest.removed.push(Removed { id, attempt: 0, at: UnixMs(1) });
         assert_eq!(Manifest::parse(&manifest.to_bytes().unwrap()).unwrap(), manifest);

@@ -76,28 +76,71 @@ impl Default for Metrics {
         let mut root = Registry::default();
         let r = root.sub_registry_with_prefix("spillway_syncer");
         r.register("loaded_records", "Records confirmed in the table, by project", all.loaded.clone());
-        r.register("dead_lettered_records", "Records put aside, by project and reason", all.dead_lettered.clone());
+        r.register(
+            "dead_lettered_records",
+            "Records put aside, by project and reason",
+            all.dead_lettered.clone(),
+        );
         r.register("batches", "Batches by the state they reached", all.batches.clone());
-        r.register("failures", "Steps that failed and are tried again, by step and reason", all.failures.clone());
+        r.register(
+            "failures",
+            "Steps that failed and are tried again, by step and reason",
+            all.failures.clone(),
+        );
         r.register("bucket_requests", "Requests to the bucket by kind", all.bucket_requests.clone());
-        r.register_with_unit("fetched", "Bytes of staged objects read", Unit::Bytes, all.fetched_bytes.clone());
+        r.register_with_unit(
+            "fetched",
+            "Bytes of staged objects read",
+            Unit::Bytes,
+            all.fetched_bytes.clone(),
+        );
         r.register("inserts", "Inserts by outcome", all.inserts.clone());
         r.register("view_repairs", "Batches whose views were recomputed", all.repairs.clone());
-        r.register("overfull_partitions", "Partitions of a batch found to hold more rows than were staged: must stay 0", all.overfull.clone());
-        r.register("deleted_objects", "Staged objects deleted after their rows were read back", all.deleted.clone());
-        r.register("delete_failures", "Staged objects that could not be deleted yet", all.delete_failures.clone());
-        r.register_with_unit("lag", "From the admission of a batch's first record to all its records being queryable", Unit::Seconds, all.lag.clone());
+        r.register(
+            "overfull_partitions",
+            "Partitions of a batch found to hold more rows than were staged: must stay 0",
+            all.overfull.clone(),
+        );
+        r.register(
+            "deleted_objects",
+            "Staged objects deleted after their rows were read back",
+            all.deleted.clone(),
+        );
+        r.register(
+            "delete_failures",
+            "Staged objects that could not be deleted yet",
+            all.delete_failures.clone(),
+        );
+        r.register_with_unit(
+            "lag",
+            "From the admission of a batch's first record to all its records being queryable",
+            Unit::Seconds,
+            all.lag.clone(),
+        );
         r.register_with_unit("insert", "One insert", Unit::Seconds, all.insert_seconds.clone());
         r.register_with_unit("swap", "One swap of the manifest", Unit::Seconds, all.swap_seconds.clone());
         r.register("leading", "1 while this process owns the manifest", all.leading.clone());
         r.register("epoch", "Epoch of the manifest", all.epoch.clone());
-        r.register("backlog_objects", "Staged objects waiting, as far as listed", all.backlog_objects.clone());
+        r.register(
+            "backlog_objects",
+            "Staged objects waiting, as far as listed",
+            all.backlog_objects.clone(),
+        );
         r.register("backlog_records", "Records in them", all.backlog_rows.clone());
         r.register_with_unit("backlog", "Raw bytes in them", Unit::Bytes, all.backlog_bytes.clone());
-        r.register("in_flight_records", "Records of batches that are planned and not confirmed", all.in_flight_rows.clone());
+        r.register(
+            "in_flight_records",
+            "Records of batches that are planned and not confirmed",
+            all.in_flight_rows.clone(),
+        );
         r.register("open_batches", "Batches planned and not confirmed", all.open.clone());
         r.register("stuck_batches", "Batches that need somebody's help", all.stuck.clone());
-        r.register_with_unit("oldest_waiting", "Age of the oldest record not yet confirmed in the table", Unit::Seconds, all.oldest.clone());
+        r.register_with_unit(
+            "oldest_waiting",
+            "Age of the oldest record not yet confirmed in the table",
+            Unit::Seconds,
+            all.oldest.clone(),
+        );
         all.registry = root;
         all
     }

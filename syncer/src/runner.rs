@@ -105,13 +105,18 @@ pub fn limits(settings: &SyncerSettings) -> Limits {
 /// # Errors
 /// When rows or control objects of this pipeline are there without a manifest, or bucket or server can't be
 /// asked.
-pub async fn initialise(bucket: &Bucket, clickhouse: &ClickHouse, spec: &SchemaSpec) -> Result<(), SyncerError> {
+pub async fn initialise(
+    bucket: &Bucket,
+    clickhouse: &ClickHouse,
+    spec: &SchemaSpec,
+) -> Result<(), SyncerError> {
     let unusable = |error: BucketError| SyncerError::Bucket(error.to_string());
     if bucket.get(MANIFEST_KEY).await.map_err(unusable)?.is_some() {
         return Ok(());
     }
     let controls = has_controls(bucket).await.map_err(unusable)?;
-    let rows = has_rows(clickhouse, spec).await.map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
+    let rows =
+        has_rows(clickhouse, spec).await.map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
     if controls || rows {
         return Err(Stop::ManifestLost.into());
     }
@@ -181,16 +186,22 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), SyncerError> {
-    let Some(server) = wait_until_usable(&bucket, &clickhouse, &settings, &stop).await? else { return Ok(()) };
+    let Some(server) = wait_until_usable(&bucket, &clickhouse, &settings, &stop).await? else {
+        return Ok(());
+    };
     let spec = SchemaSpec::from_settings(&settings.clickhouse);
     let work = WorkSettings {
         partitions: settings.batch.max_partitions as usize,
         fetches: settings.fetch_concurrency as usize,
         insert_timeout: settings.insert_timeout.get(),
-        shards: shards(&clickhouse, &spec).await.map_err(|error| SyncerError::ClickHouse(error.to_string()))?,
+        shards: shards(&clickhouse, &spec)
+            .await
+            .map_err(|error| SyncerError::ClickHouse(error.to_string()))?,
     };
-    let worker = Arc::new(Worker::new(bucket, clickhouse.clone(), spec.clone(), server, work, metrics.clone()));
-    let me = Identity { nonce: random_name(), holder: holder::myself(), pipeline: PipelineUid(random_name()) };
+    let worker =
+        Arc::new(Worker::new(bucket, clickhouse.clone(), spec.clone(), server, work, metrics.clone()));
+    let me =
+        Identity { nonce: random_name(), holder: holder::myself(), pipeline: PipelineUid(random_name()) };
     let (done, results) = mpsc::unbounded_channel();
     let runner = Runner {
         core: Core::new(limits(&settings), me),
@@ -231,7 +242,11 @@ async fn wait_until_usable(
 }
 
 /// The flag: whether waiting may help.
-async fn try_preflight(bucket: &Bucket, clickhouse: &ClickHouse, spec: &SchemaSpec) -> Result<Server, (bool, SyncerError)> {
+async fn try_preflight(
+    bucket: &Bucket,
+    clickhouse: &ClickHouse,
+    spec: &SchemaSpec,
+) -> Result<Server, (bool, SyncerError)> {
     for finding in spillway_bucket::preflight::preflight(bucket, UnixMs::now).await {
         match finding.level {
             spillway_bucket::preflight::Level::Warning => tracing::warn!("{finding}"),
@@ -249,7 +264,9 @@ async fn try_preflight(bucket: &Bucket, clickhouse: &ClickHouse, spec: &SchemaSp
         let waits = matches!(
             &error,
             spillway_schema::preflight::PreflightError::ClickHouse(
-                ClickHouseError::Unclear { .. } | ClickHouseError::Unreachable { .. } | ClickHouseError::Refused { .. }
+                ClickHouseError::Unclear { .. }
+                    | ClickHouseError::Unreachable { .. }
+                    | ClickHouseError::Refused { .. }
             )
         );
         (waits, SyncerError::ClickHouse(error.to_string()))
@@ -288,7 +305,8 @@ impl Runner {
         stop: CancellationToken,
     ) -> Result<(), SyncerError> {
         let mut deadline: Option<tokio::time::Instant> = None;
-        let mut status_due = tokio::time::interval(self.settings.status_interval.get().max(Duration::from_millis(100)));
+        let mut status_due =
+            tokio::time::interval(self.settings.status_interval.get().max(Duration::from_millis(100)));
         status_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             for action in self.core.poll(self.now(), UnixMs::now()) {
@@ -341,7 +359,11 @@ impl Runner {
             self.after_swap(&before);
         }
         if !led && self.core.leading() {
-            tracing::info!(epoch = self.core.manifest().epoch, open = self.core.manifest().open(), "took the pipeline over");
+            tracing::info!(
+                epoch = self.core.manifest().epoch,
+                open = self.core.manifest().open(),
+                "took the pipeline over"
+            );
         }
         Ok(())
     }
@@ -374,7 +396,9 @@ impl Runner {
         if before.batches.keys().any(|id| !after.batches.contains_key(id)) {
             failpoint("swapped-out");
         }
-        self.worker.retain(|id| after.batches.contains_key(&id) || self.core.flights().any(|flight| flight.id == id));
+        self.worker.retain(|id| {
+            after.batches.contains_key(&id) || self.core.flights().any(|flight| flight.id == id)
+        });
     }
 
     fn gauge(&self) {
@@ -401,7 +425,10 @@ impl Runner {
     #[allow(clippy::cast_precision_loss, reason = "seconds of lag need no more than 52 bits")]
     fn lag(&self) -> f64 {
         let waiting = self.core.flights().filter(|flight| flight.is_open() || flight.stuck);
-        let oldest = waiting.filter_map(|flight| self.worker.oldest(flight.id)).chain(self.core.backlog().oldest()).min();
+        let oldest = waiting
+            .filter_map(|flight| self.worker.oldest(flight.id))
+            .chain(self.core.backlog().oldest())
+            .min();
         oldest.map_or(0.0, |oldest| (UnixMs::now().0 - oldest.0).max(0) as f64 / 1_000.0)
     }
 
@@ -416,7 +443,12 @@ impl Runner {
             _ => None,
         });
         let in_flight = |flight: &&crate::flight::Flight| flight.is_open() && flight.step != Step::Prepare;
-        let last_error = self.last_error.lock().as_ref().filter(|(at, _)| at.elapsed() < ERROR_MEMORY).map(|(_, error)| error.clone());
+        let last_error = self
+            .last_error
+            .lock()
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < ERROR_MEMORY)
+            .map(|(_, error)| error.clone());
         let status = Status {
             version: 1,
             at: UnixMs::now().0,
@@ -449,7 +481,9 @@ impl Runner {
         tokio::spawn(async move {
             let outcome = match action {
                 Action::ReadManifest => read_manifest(worker.bucket(), &clickhouse, &spec, &report).await,
-                Action::Swap { expected, manifest } => Some(Outcome::Done(swap(&worker, expected.as_ref(), &manifest, &report).await)),
+                Action::Swap { expected, manifest } => {
+                    Some(Outcome::Done(swap(&worker, expected.as_ref(), &manifest, &report).await))
+                }
                 Action::Load(ids) => {
                     let loaded = load(&worker, ids, &report).await;
                     if let Done::Loaded(Ok(loaded)) = &loaded {
@@ -459,7 +493,10 @@ impl Runner {
                 }
                 Action::List(after) => {
                     metrics.bucket("list");
-                    let page = report.note("list", worker.bucket().list("", after.as_deref(), PAGE).await.map_err(WorkError::from));
+                    let page = report.note(
+                        "list",
+                        worker.bucket().list("", after.as_deref(), PAGE).await.map_err(WorkError::from),
+                    );
                     failpoint("listed");
                     Some(Outcome::Done(Done::Page(page.map(|page| {
                         (page.objects.into_iter().map(|object| object.key).collect(), page.next.is_some())
@@ -470,12 +507,16 @@ impl Runner {
                     Some(Outcome::Done(Done::Prepared(id, prepared)))
                 }
                 Action::DropReturned(keys) => {
-                    tracing::warn!(objects = keys.len(), "objects that were loaded before came back; deleting them again");
+                    tracing::warn!(
+                        objects = keys.len(),
+                        "objects that were loaded before came back; deleting them again"
+                    );
                     report.note("drop-returned", worker.delete_keys(&keys).await);
                     None
                 }
                 Action::Forget(ids) => {
-                    let keys: Vec<String> = ids.iter().flat_map(|(id, attempt)| control_keys(*id, *attempt)).collect();
+                    let keys: Vec<String> =
+                        ids.iter().flat_map(|(id, attempt)| control_keys(*id, *attempt)).collect();
                     report.note("forget", worker.delete_keys(&keys).await);
                     None
                 }
@@ -525,12 +566,18 @@ impl Report {
             message.truncate(cut);
         }
         tracing::warn!(step, reason, "will be tried again: {message}");
-        let error = LastError { at: UnixMs::now(), step: step.to_owned(), reason: reason.to_owned(), message };
+        let error =
+            LastError { at: UnixMs::now(), step: step.to_owned(), reason: reason.to_owned(), message };
         *self.errors.lock() = Some((Instant::now(), error));
     }
 }
 
-async fn read_manifest(bucket: &Bucket, clickhouse: &ClickHouse, spec: &SchemaSpec, report: &Report) -> Option<Outcome> {
+async fn read_manifest(
+    bucket: &Bucket,
+    clickhouse: &ClickHouse,
+    spec: &SchemaSpec,
+    report: &Report,
+) -> Option<Outcome> {
     let read = bucket.get(MANIFEST_KEY).await.map_err(WorkError::from);
     let unread = Some(Outcome::Done(Done::ManifestUnread));
     let Some(read) = report.note("read-manifest", read) else { return unread };
@@ -544,7 +591,9 @@ async fn read_manifest(bucket: &Bucket, clickhouse: &ClickHouse, spec: &SchemaSp
         });
     }
     let found = async {
-        Ok::<bool, WorkError>(has_controls(bucket).await? || has_staged(bucket).await? || has_rows(clickhouse, spec).await?)
+        Ok::<bool, WorkError>(
+            has_controls(bucket).await? || has_staged(bucket).await? || has_rows(clickhouse, spec).await?,
+        )
     };
     match report.note("look-for-data", found.await) {
         Some(found) => Some(Outcome::Done(Done::NoManifest { fresh: !found })),
@@ -600,7 +649,9 @@ async fn sweep(worker: &Worker, named: &[Loaded], epoch: u64, report: &Report) {
 
 async fn carry_out(worker: &Worker, id: BatchId, task: Task, report: &Report) -> Done<Tag> {
     match task {
-        Task::Bury { attempt } => Done::Buried(id, report.note("bury", worker.bury(id, attempt).await).is_some()),
+        Task::Bury { attempt } => {
+            Done::Buried(id, report.note("bury", worker.bury(id, attempt).await).is_some())
+        }
         Task::Insert { attempt, piece, past_views } => {
             let begun = Instant::now();
             let (outcome, error) = worker.insert(id, attempt, piece, past_views).await;
@@ -612,10 +663,13 @@ async fn carry_out(worker: &Worker, id: BatchId, task: Task, report: &Report) ->
         }
         Task::Count => Done::Counted(id, report.note("count", worker.count(id).await)),
         Task::AskRunning => Done::Running(id, report.note("ask-running", worker.running(id).await)),
-        Task::FindMissing { next, refused, bury_whole } => {
-            Done::Missing(id, report.note("find-missing", worker.find_missing(id, next, refused, bury_whole).await))
+        Task::FindMissing { next, refused, bury_whole } => Done::Missing(
+            id,
+            report.note("find-missing", worker.find_missing(id, next, refused, bury_whole).await),
+        ),
+        Task::Repair { version } => {
+            Done::Repaired(id, report.note("repair", worker.repair(id, version).await).is_some())
         }
-        Task::Repair { version } => Done::Repaired(id, report.note("repair", worker.repair(id, version).await).is_some()),
         Task::Delete => Done::Deleted(id, report.note("delete", worker.delete(id).await).is_some()),
     }
 }

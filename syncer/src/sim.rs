@@ -110,8 +110,7 @@ impl World {
 
     fn full(&self, id: BatchId, number: u64) -> bool {
         let dead = &self.attempts[&(id, number)].dead;
-        (0..self.batches[&id].1.len())
-            .all(|row| dead.contains(&row) || self.table.contains_key(&(id, row)))
+        (0..self.batches[&id].1.len()).all(|row| dead.contains(&row) || self.table.contains_key(&(id, row)))
     }
 
     /// One step of one insert at the server.
@@ -140,7 +139,8 @@ impl World {
             return;
         };
         let (batch, token) = (pending.batch, pending.token);
-        let rows: Vec<_> = pending.rows.iter().filter(|(_, record)| record.partition == partition).copied().collect();
+        let rows: Vec<_> =
+            pending.rows.iter().filter(|(_, record)| record.partition == partition).copied().collect();
         if !logged {
             if self.tokens.contains(&(token, partition)) {
                 pending.todo.pop_front();
@@ -215,7 +215,11 @@ impl World {
             .map(|id| Record { id, partition: self.rng.random_range(0..3), poison: poison.contains(&id) })
             .collect();
         let number = self.fresh();
-        let key = format!("{project}/api/20261122T1716{:05}Z-pod-{number:010}-v1-{}-100.json.gz", 10_000 + number % 50_000, records.len());
+        let key = format!(
+            "{project}/api/20261122T1716{:05}Z-pod-{number:010}-v1-{}-100.json.gz",
+            10_000 + number % 50_000,
+            records.len()
+        );
         if self.chance(20) {
             let at = self.now + self.rng.random_range(1_000..120_000);
             self.stalled.push((key.clone(), records.clone(), at));
@@ -227,7 +231,11 @@ impl World {
 impl Writer {
     fn new(world: &mut World, limits: &Limits) -> Self {
         let name = world.fresh();
-        let me = Identity { nonce: format!("n{name}"), holder: format!("h{name}"), pipeline: PipelineUid("p".into()) };
+        let me = Identity {
+            nonce: format!("n{name}"),
+            holder: format!("h{name}"),
+            pipeline: PipelineUid("p".into()),
+        };
         let skew = if world.chance(20) { 600_000 } else { 0 };
         Self { core: Core::new(limits.clone(), me), out: Vec::new(), skew, asleep_until: 0 }
     }
@@ -302,8 +310,12 @@ impl Writer {
                 })
                 .collect())),
             Action::List(after) => {
-                let mut keys: Vec<String> =
-                    world.objects.keys().filter(|key| after.as_ref().is_none_or(|after| *key > after)).cloned().collect();
+                let mut keys: Vec<String> = world
+                    .objects
+                    .keys()
+                    .filter(|key| after.as_ref().is_none_or(|after| *key > after))
+                    .cloned()
+                    .collect();
                 let more = keys.len() > 3;
                 keys.truncate(3);
                 Done::Page(if world.fault(3) { None } else { Some((keys, more)) })
@@ -349,8 +361,10 @@ impl Writer {
                     return Some(Done::Inserted(id, Inserted::NotSent));
                 }
                 let records = &world.batches[&id].1;
-                let rows: Vec<(Row, Record)> =
-                    world.attempts[&(id, attempt)].pieces[piece].iter().map(|&row| (row, records[row])).collect();
+                let rows: Vec<(Row, Record)> = world.attempts[&(id, attempt)].pieces[piece]
+                    .iter()
+                    .map(|&row| (row, records[row]))
+                    .collect();
                 let partitions: BTreeSet<u8> = rows.iter().map(|(_, record)| record.partition).collect();
                 let _ = past_views;
                 let pending = Pending {
@@ -370,9 +384,10 @@ impl Writer {
             Task::Count if world.fault(5) => Done::Counted(id, None),
             Task::Count => Done::Counted(id, Some(world.full(id, current))),
             Task::AskRunning if world.fault(5) => Done::Running(id, None),
-            Task::AskRunning => {
-                Done::Running(id, Some(world.pending.iter().any(|pending| pending.arrived && pending.batch == id)))
-            }
+            Task::AskRunning => Done::Running(
+                id,
+                Some(world.pending.iter().any(|pending| pending.arrived && pending.batch == id)),
+            ),
             Task::FindMissing { next, refused, bury_whole } => {
                 if world.fault(5) {
                     return Some(Done::Missing(id, None));
@@ -408,7 +423,10 @@ impl Writer {
                     return Some(Done::Repaired(id, false));
                 }
                 for partition in 0..3 {
-                    let rows = world.table.iter().filter(|((batch, _), (record, _))| *batch == id && record.partition == partition);
+                    let rows = world
+                        .table
+                        .iter()
+                        .filter(|((batch, _), (record, _))| *batch == id && record.partition == partition);
                     let rows = rows.count();
                     if rows > 0 {
                         let entry = world.views.entry((id, partition)).or_insert((0, 0));
@@ -439,7 +457,15 @@ fn by_two_partitions(records: &[Record], rows: Vec<Row>) -> Vec<Vec<Row>> {
 }
 
 fn limits() -> Limits {
-    Limits { concurrency: 3, batch_rows: 9, batch_objects: 3, queue: 6, window: 60, insert_deadline: 90_000, ..Limits::default() }
+    Limits {
+        concurrency: 3,
+        batch_rows: 9,
+        batch_objects: 3,
+        queue: 6,
+        window: 60,
+        insert_deadline: 90_000,
+        ..Limits::default()
+    }
 }
 
 /// Runs one history and checks its end.
@@ -567,7 +593,8 @@ fn verdict(world: &World, staged: impl Iterator<Item = u32>, poison: &BTreeSet<u
     for ((batch, _), (record, _)) in &world.table {
         *rows.entry((*batch, record.partition)).or_default() += 1;
     }
-    let views: BTreeMap<(BatchId, u8), usize> = world.views.iter().map(|(key, (_, rows))| (*key, *rows)).collect();
+    let views: BTreeMap<(BatchId, u8), usize> =
+        world.views.iter().map(|(key, (_, rows))| (*key, *rows)).collect();
     assert_eq!(views, rows, "the views differ from the table");
 }
 
@@ -588,7 +615,8 @@ proptest! {
 #[test]
 fn a_writer_that_finds_a_newer_epoch_stops_for_good() {
     let limits = limits();
-    let me = |name: &str| Identity { nonce: name.into(), holder: name.into(), pipeline: PipelineUid("p".into()) };
+    let me =
+        |name: &str| Identity { nonce: name.into(), holder: name.into(), pipeline: PipelineUid("p".into()) };
     let mut core: Core<Tag> = Core::new(limits, me("a"));
     let wall = UnixMs(0);
     assert!(matches!(core.poll(0, wall)[..], [Action::ReadManifest]));
@@ -612,4 +640,3 @@ fn a_missing_manifest_beside_data_stops_the_writer() {
     core.done(0, UnixMs(0), Done::NoManifest { fresh: false });
     assert_eq!(core.stopped(), Some(&Stop::ManifestLost));
 }
-

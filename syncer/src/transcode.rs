@@ -12,10 +12,9 @@ use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{
-    Array,
-    ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Float64Array, Int8Array, Int32Array,
-    ListArray, MapArray, RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMillisecondArray,
-    TimestampNanosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Float64Array, Int8Array,
+    Int32Array, ListArray, MapArray, RecordBatch, RecordBatchOptions, StringArray, StructArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_ipc::writer::StreamWriter;
@@ -50,7 +49,11 @@ pub struct Encoder {
 impl Default for Encoder {
     fn default() -> Self {
         let staged = COLUMNS.iter().filter(|column| column.staged);
-        Self { columns: staged.map(|column| Builder::new(column.kind)).collect(), rows: 0, batch_rows: Vec::new() }
+        Self {
+            columns: staged.map(|column| Builder::new(column.kind)).collect(),
+            rows: 0,
+            batch_rows: Vec::new(),
+        }
     }
 }
 
@@ -159,7 +162,9 @@ impl Texts {
 
     fn finish(self) -> Result<StringArray, ArrowError> {
         if i32::try_from(self.bytes.len()).is_err() {
-            return Err(ArrowError::InvalidArgumentError("a column of the batch holds more than 2 GiB".to_owned()));
+            return Err(ArrowError::InvalidArgumentError(
+                "a column of the batch holds more than 2 GiB".to_owned(),
+            ));
         }
         StringArray::try_new(offsets(self.ends), Buffer::from_vec(self.bytes), None)
     }
@@ -308,7 +313,9 @@ impl Builder {
         }
         self.pad(rows);
         Ok(Some(match self {
-            Self::Uuid(values) => Arc::new(FixedSizeBinaryArray::try_new(16, Buffer::from_vec(values), None)?),
+            Self::Uuid(values) => {
+                Arc::new(FixedSizeBinaryArray::try_new(16, Buffer::from_vec(values), None)?)
+            }
             Self::Nanos(values) => Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC")),
             Self::Ms(values) => Arc::new(TimestampMillisecondArray::from(values).with_timezone("UTC")),
             Self::Severity(values) => Arc::new(Int8Array::from(values)),
@@ -330,7 +337,8 @@ impl Builder {
                     Field::new("keys", keys.data_type().clone(), false),
                     Field::new("values", DataType::Utf8, false),
                 ];
-                let pairs = StructArray::try_new(entries.into(), vec![keys, Arc::new(values.finish()?)], None)?;
+                let pairs =
+                    StructArray::try_new(entries.into(), vec![keys, Arc::new(values.finish()?)], None)?;
                 let field = Arc::new(Field::new("entries", pairs.data_type().clone(), false));
                 Arc::new(MapArray::try_new(field, offsets(ends), pairs, None, false)?)
             }

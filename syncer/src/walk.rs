@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn what_one_walk_had_no_room_for_the_next_one_sees_first() {
-        let keys: Vec<String> = ('a'..='f').flat_map(|p| (0..10).map(move |n| key(&p.to_string(), "s", n))).collect();
+        let keys: Vec<String> =
+            ('a'..='f').flat_map(|p| (0..10).map(move |n| key(&p.to_string(), "s", n))).collect();
         let mut start = None;
         let mut seen = BTreeMap::new();
         for _ in 0..3 {
@@ -250,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_walk_that_begins_in_the_middle_sees_every_key_once() {
-        let keys: Vec<String> = ('a'..='d').flat_map(|p| (0..10).map(move |n| key(&p.to_string(), "s", n))).collect();
+        let keys: Vec<String> =
+            ('a'..='d').flat_map(|p| (0..10).map(move |n| key(&p.to_string(), "s", n))).collect();
         let (walked, _) = walk(Walk::new(Some("b/s0".to_owned()), 100, 1_000), &keys, 3, |_| Known::No);
         let mut found: Vec<&String> = walked.found.iter().map(|staged| &staged.key).collect();
         found.sort();

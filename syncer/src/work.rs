@@ -41,7 +41,9 @@ pub enum WorkError {
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
     /// An object is gone.
-    #[error("object {key} is gone although its rows are not in the table; restore it from a backup or an older version, or remove batch {batch} by the steps in docs/recovery.md")]
+    #[error(
+        "object {key} is gone although its rows are not in the table; restore it from a backup or an older version, or remove batch {batch} by the steps in docs/recovery.md"
+    )]
     Vanished {
         /// Its key.
         key: String,
@@ -203,7 +205,8 @@ impl Worker {
         let mut first = 0;
         for (source, member) in sources.iter_mut().zip(&kept.list.objects) {
             let dead = kept.list.first.dead.iter();
-            let damage = dead.clone().find(|dead| u64::from(dead.row) == first && dead.reason == DAMAGED_OBJECT);
+            let damage =
+                dead.clone().find(|dead| u64::from(dead.row) == first && dead.reason == DAMAGED_OBJECT);
             source.damaged = damage.map(|dead| dead.detail.clone());
             first += member.rows;
         }
@@ -226,7 +229,12 @@ impl Worker {
         if found { self.encode(id, sources, None).await } else { Err(error) }
     }
 
-    async fn encode(&self, id: BatchId, sources: Vec<Source>, pieces: Option<Vec<RowSet>>) -> Result<Encoded, WorkError> {
+    async fn encode(
+        &self,
+        id: BatchId,
+        sources: Vec<Source>,
+        pieces: Option<Vec<RowSet>>,
+    ) -> Result<Encoded, WorkError> {
         let batch_id = id.in_table(&self.pipeline());
         let width = self.settings.partitions;
         let encoded = tokio::task::spawn_blocking(move || match &pieces {
@@ -255,7 +263,12 @@ impl Worker {
     ///
     /// # Errors
     /// When any of that fails: then the batch does not exist.
-    pub async fn prepare(&self, id: BatchId, objects: Vec<Staged>, now: UnixMs) -> Result<Outline, WorkError> {
+    pub async fn prepare(
+        &self,
+        id: BatchId,
+        objects: Vec<Staged>,
+        now: UnixMs,
+    ) -> Result<Outline, WorkError> {
         let oldest = objects.iter().map(|staged| staged.parts.time).min();
         let sources = self.fetch(id, objects.into_iter().map(|staged| staged.key).collect()).await?;
         let encoded = self.encode_new(id, sources).await?;
@@ -318,7 +331,10 @@ impl Worker {
     async fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, WorkError> {
         let Some((bytes, _)) = self.bucket.get(key).await? else { return Ok(None) };
         let parsed = serde_json::from_slice(&bytes);
-        parsed.map(Some).map_err(|error| WorkError::Control { key: key.to_owned(), message: format!("is damaged: {error}") })
+        parsed.map(Some).map_err(|error| WorkError::Control {
+            key: key.to_owned(),
+            message: format!("is damaged: {error}"),
+        })
     }
 
     /// Writes the dead letters of an attempt.
@@ -327,7 +343,8 @@ impl Worker {
     /// When they can't be written.
     pub async fn bury(&self, id: BatchId, number: u64) -> Result<(), WorkError> {
         let kept = self.kept(id)?;
-        let dead: Vec<DeadRow> = kept.attempt.dead.iter().filter(|dead| dead.attempt == number).cloned().collect();
+        let dead: Vec<DeadRow> =
+            kept.attempt.dead.iter().filter(|dead| dead.attempt == number).cloned().collect();
         let letters = match &kept.letters {
             Some(letters) if number == 0 => letters.clone(),
             _ => {
@@ -342,9 +359,13 @@ impl Worker {
             }
         };
         let key = dead::key(id, number, kept.list.created);
-        let failed = |error: spillway_model::CodecError| WorkError::Control { key: key.clone(), message: error.to_string() };
+        let failed = |error: spillway_model::CodecError| WorkError::Control {
+            key: key.clone(),
+            message: error.to_string(),
+        };
         let body = dead::encode(&letters).map_err(failed)?;
-        let meta = PutMeta { content_type: Some("application/gzip"), tagging: Some(dead::TAGGING.to_owned()) };
+        let meta =
+            PutMeta { content_type: Some("application/gzip"), tagging: Some(dead::TAGGING.to_owned()) };
         self.put(&key, body, &meta).await?;
         self.metrics.dead_lettered(&letters);
         self.change(id, |kept| kept.letters = None);
@@ -355,7 +376,13 @@ impl Worker {
     ///
     /// # Errors
     /// Never: what went wrong is part of the answer, with a text for the status.
-    pub async fn insert(&self, id: BatchId, number: u64, piece: usize, past_views: bool) -> (Inserted, Option<WorkError>) {
+    pub async fn insert(
+        &self,
+        id: BatchId,
+        number: u64,
+        piece: usize,
+        past_views: bool,
+    ) -> (Inserted, Option<WorkError>) {
         let bodies = match self.bodies(id, number).await {
             Ok(Some(bodies)) => bodies,
             Ok(None) => return (Inserted::OtherBytes, None),
@@ -369,7 +396,8 @@ impl Worker {
         let attempt = ledger::Attempt {
             token: &token,
             query_id: &token,
-            max_execution_time: u32::try_from(self.settings.insert_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
+            max_execution_time: u32::try_from(self.settings.insert_timeout.as_secs().max(1))
+                .unwrap_or(u32::MAX),
             rows: body.rows,
             shard,
             past_views,
@@ -388,9 +416,9 @@ impl Worker {
                     ClickHouseError::Refused { code, .. } if is_data_error(*code) => Inserted::BadData,
                     ClickHouseError::Refused { .. } => Inserted::Refused,
                     ClickHouseError::Unclear { .. } => Inserted::Unclear,
-                    ClickHouseError::Unreachable { .. } | ClickHouseError::Denied { .. } | ClickHouseError::Invalid(_) => {
-                        Inserted::NotSent
-                    }
+                    ClickHouseError::Unreachable { .. }
+                    | ClickHouseError::Denied { .. }
+                    | ClickHouseError::Invalid(_) => Inserted::NotSent,
                 };
                 if outcome != Inserted::NotSent {
                     // It may take long until they are wanted again, and others need the memory.
@@ -412,7 +440,11 @@ impl Worker {
         let sources = self.sources(&kept).await?;
         let pieces: Vec<RowSet> = kept.attempt.pieces.iter().map(|piece| piece.rows.clone()).collect();
         let encoded = self.encode(id, sources, Some(pieces)).await?;
-        let same = encoded.attempt.pieces.iter().map(|piece| &piece.digest).eq(kept.attempt.pieces.iter().map(|piece| &piece.digest));
+        let same = encoded.attempt.pieces.iter().map(|piece| &piece.digest).eq(kept
+            .attempt
+            .pieces
+            .iter()
+            .map(|piece| &piece.digest));
         if !same {
             return Ok(None);
         }
@@ -444,7 +476,8 @@ impl Worker {
         self.catch_up().await?;
         let batch_id = id.in_table(&self.pipeline());
         let sql = ledger::count_partitions(&self.spec, &batch_id, days);
-        let rows: Vec<PartitionRows> = self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
+        let rows: Vec<PartitionRows> =
+            self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
         let today = UnixMs(UnixMs::now().0 + EXPIRY_MARGIN_HOURS * 3_600_000).day();
         let mut full = true;
         for (partition, expected) in &kept.attempt.partitions {
@@ -478,8 +511,9 @@ impl Worker {
     pub async fn running(&self, id: BatchId) -> Result<bool, WorkError> {
         let kept = self.kept(id)?;
         let pipeline = self.pipeline();
-        let ids: Vec<String> =
-            (0..kept.attempt.pieces.len().max(1)).map(|piece| id.token(&pipeline, kept.number, piece)).collect();
+        let ids: Vec<String> = (0..kept.attempt.pieces.len().max(1))
+            .map(|piece| id.token(&pipeline, kept.number, piece))
+            .collect();
         let sql = ledger::running(&self.spec, ids.iter().map(String::as_str));
         let running: Vec<Running> = self.clickhouse.query_json(&sql, &[]).await?;
         Ok(!running.is_empty())
@@ -489,14 +523,21 @@ impl Worker {
     ///
     /// # Errors
     /// When the rows can't be asked for or the object can't be written.
-    pub async fn find_missing(&self, id: BatchId, next: u64, refused: Vec<usize>, bury_whole: bool) -> Result<Outline, WorkError> {
+    pub async fn find_missing(
+        &self,
+        id: BatchId,
+        next: u64,
+        refused: Vec<usize>,
+        bury_whole: bool,
+    ) -> Result<Outline, WorkError> {
         let kept = self.kept(id)?;
         self.catch_up().await?;
         let present = match Self::days(&kept.attempt) {
             Some(days) => {
                 let batch_id = id.in_table(&self.pipeline());
                 let sql = ledger::present_rows(&self.spec, &batch_id, days);
-                let rows: Vec<PresentRows> = self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
+                let rows: Vec<PresentRows> =
+                    self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
                 RowSet::from_sorted(rows.into_iter().flat_map(|rows| rows.rows))
             }
             None => RowSet::default(),
@@ -515,14 +556,16 @@ impl Worker {
                 (!expired && !dead && !present.contains(row)).then_some(row)
             });
             let missing = RowSet::from_sorted(missing);
-            let pieces: Vec<&RowSet> =
-                refused.iter().filter_map(|piece| before.pieces.get(*piece)).map(|piece| &piece.rows).collect();
+            let pieces: Vec<&RowSet> = refused
+                .iter()
+                .filter_map(|piece| before.pieces.get(*piece))
+                .map(|piece| &piece.rows)
+                .collect();
             let planned = encode::next_attempt(&survey, &missing, &pieces, bury_whole, width);
             (survey, planned)
         });
-        let (survey, planned) = planned
-            .await
-            .map_err(|error| WorkError::Encode { batch: id, message: error.to_string() })?;
+        let (survey, planned) =
+            planned.await.map_err(|error| WorkError::Encode { batch: id, message: error.to_string() })?;
         let encoded = self.encode(id, sources, Some(planned.pieces)).await?;
         let mut attempt = Attempt { pieces: encoded.attempt.pieces, ..Attempt::clone(&kept.attempt) };
         for row in planned.dead {
@@ -570,7 +613,9 @@ impl Worker {
         for view in View::of(&self.spec) {
             let query_id = format!("{batch_id}-repair-{}-{version}", view.suffix());
             let settings = ledger::repair_settings(&self.server, &query_id, seconds);
-            self.clickhouse.execute(&view.repair_statement(&self.spec, &batch_id, days, version), &settings).await?;
+            self.clickhouse
+                .execute(&view.repair_statement(&self.spec, &batch_id, days, version), &settings)
+                .await?;
         }
         self.metrics.repaired();
         Ok(())
@@ -614,7 +659,8 @@ fn json_meta() -> PutMeta {
 }
 
 fn to_json<T: serde::Serialize>(value: &T, key: &str) -> Result<Vec<u8>, WorkError> {
-    serde_json::to_vec(value).map_err(|error| WorkError::Control { key: key.to_owned(), message: error.to_string() })
+    serde_json::to_vec(value)
+        .map_err(|error| WorkError::Control { key: key.to_owned(), message: error.to_string() })
 }
 
 /// Digest of an insert's body, as [`crate::batch::Piece`] holds it.
