@@ -71,7 +71,10 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         Command::Show { key, raw } => show::run(&bucket, &key, raw, format).await,
         Command::Replay { keys, rows } => {
             if rows.is_some() && keys.len() != 1 {
-                return Err(Failure::new(Exit::Usage, "--rows replaces the rows of one object; name exactly one key"));
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "--rows replaces the rows of one object; name exactly one key",
+                ));
             }
             let clickhouse = place.connect()?;
             replay::run(&bucket, &clickhouse, &place.table(), &keys, rows.as_deref(), format).await

@@ -28,7 +28,9 @@ pub enum ManifestError {
         "{path}:{line}: {kind} {name:?}: there is no field {field}; see `kubectl explain` or crds/logpipelines.yaml for those there are"
     )]
     UnknownField { path: PathBuf, line: usize, kind: &'static str, name: String, field: String },
-    #[error("{path}:{line}: {what} has no place here; keep one LogPipeline (spillway.dev/v1alpha1) and its Secrets (v1)")]
+    #[error(
+        "{path}:{line}: {what} has no place here; keep one LogPipeline (spillway.dev/v1alpha1) and its Secrets (v1)"
+    )]
     UnknownKind { path: PathBuf, line: usize, what: String },
     #[error("{path} holds {count} LogPipelines; a file that is run holds exactly one")]
     NotOnePipeline { path: PathBuf, count: usize },
@@ -39,7 +41,8 @@ pub enum ManifestError {
 /// # Errors
 /// With the place in the file, wherever there is one.
 pub fn read(path: &Path) -> Result<Manifest, ManifestError> {
-    let text = fs::read_to_string(path).map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
+    let text =
+        fs::read_to_string(path).map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
     parse(path, &text)
 }
 

@@ -13,7 +13,9 @@ pub struct Sample {
 /// Why metrics can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    #[error("{url} does not answer: {source}; check that the process runs, or name its address with --metrics")]
+    #[error(
+        "{url} does not answer: {source}; check that the process runs, or name its address with --metrics"
+    )]
     Unreachable { url: String, source: reqwest::Error },
     #[error("{url} answered {status}; name the address of /metrics with --metrics")]
     Status { url: String, status: u16 },
@@ -24,7 +26,11 @@ pub enum MetricsError {
 /// # Errors
 /// When it does not answer.
 pub async fn fetch(url: &str) -> Result<Vec<Sample>, MetricsError> {
-    let url = if url.ends_with("/metrics") { url.to_owned() } else { format!("{}/metrics", url.trim_end_matches('/')) };
+    let url = if url.ends_with("/metrics") {
+        url.to_owned()
+    } else {
+        format!("{}/metrics", url.trim_end_matches('/'))
+    };
     let unreachable = |source| MetricsError::Unreachable { url: url.clone(), source };
     let request = reqwest::Client::new().get(&url).timeout(Duration::from_secs(5));
     let answer = request.send().await.map_err(unreachable)?;
@@ -42,7 +48,8 @@ pub fn parse(text: &str) -> Vec<Sample> {
 /// The sum of all samples of this name whose labels hold these.
 pub fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
     let fits = |sample: &&Sample| {
-        sample.name == name && labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|have| have == value))
+        sample.name == name
+            && labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|have| have == value))
     };
     samples.iter().filter(fits).map(|sample| sample.value).sum()
 }

@@ -42,7 +42,8 @@ impl Place {
     /// Everything that is wrong with it, by line or field.
     pub fn read(args: &PlaceArgs) -> Result<Self, Failure> {
         let (pipeline, secrets) = read_pipeline(&args.file)?;
-        let files = files::write(&pipeline, &secrets, &args.data).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let files = files::write(&pipeline, &secrets, &args.data)
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
         let bucket = settings::bucket(&pipeline, &files, &bucket_folder(&args.data));
         let local = format!("http://127.0.0.1:{}", args.clickhouse_port);
         let clickhouse = settings::clickhouse(&pipeline, &files, &local);
@@ -84,7 +85,8 @@ pub fn bucket_folder(data: &Path) -> PathBuf {
 pub fn read_pipeline(file: &Path) -> Result<(ValidatedPipeline, Secrets), Failure> {
     let manifest = manifest::read(file).map_err(|error| Failure::new(Exit::Usage, error))?;
     let pipeline = validate(&manifest.pipeline).map_err(|errors| wrong(file, &errors))?;
-    let refused: Vec<FieldError> = pipeline.refused_tenants.iter().flat_map(|tenant| tenant.errors.clone()).collect();
+    let refused: Vec<FieldError> =
+        pipeline.refused_tenants.iter().flat_map(|tenant| tenant.errors.clone()).collect();
     if refused.is_empty() { Ok((pipeline, manifest.secrets)) } else { Err(wrong(file, &refused)) }
 }
 

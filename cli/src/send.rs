@@ -172,7 +172,8 @@ struct Plan {
 impl Plan {
     fn make(args: &Args) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(Exit::Usage, message);
-        let mut clickhouse = ClickHouseSettings { url: args.clickhouse.clone(), ..ClickHouseSettings::default() };
+        let mut clickhouse =
+            ClickHouseSettings { url: args.clickhouse.clone(), ..ClickHouseSettings::default() };
         let (mut keys, mut projects) = (BTreeMap::new(), args.projects.clone());
         if let Some(file) = &args.file {
             let (pipeline, secrets) = place::read_pipeline(file)?;
@@ -185,12 +186,17 @@ impl Plan {
         }
         keys.extend(keys::from_arguments(&args.key, &projects));
         if projects.is_empty() {
-            return Err(usage("there is nothing to send for; name --projects and --key, or a manifest with --file".into()));
+            return Err(usage(
+                "there is nothing to send for; name --projects and --key, or a manifest with --file".into(),
+            ));
         }
         if let Some(project) = projects.iter().find(|project| !keys.contains_key(*project)) {
-            return Err(usage(format!("there is no API key for project {project:?}; give one with --key {project}=KEY")));
+            return Err(usage(format!(
+                "there is no API key for project {project:?}; give one with --key {project}=KEY"
+            )));
         }
-        let table = args.table.clone().unwrap_or_else(|| format!("{}.{}", clickhouse.database, clickhouse.table));
+        let table =
+            args.table.clone().unwrap_or_else(|| format!("{}.{}", clickhouse.database, clickhouse.table));
         let names = |what: &str, text: &String, error| usage(format!("{what} {text:?} {error}"));
         Ok(Self {
             run: format!("{:08x}", rand::random::<u32>()),
@@ -235,7 +241,9 @@ async fn send(args: &Args, plan: &Plan, stop: CancellationToken) -> Vec<Outcome>
             let pace = Pace {
                 batch: args.batch.max(1),
                 // The first ones send one record more when it does not come out even.
-                records: until.is_none().then_some(args.records / all + u64::from(index < args.records % all)),
+                records: until
+                    .is_none()
+                    .then_some(args.records / all + u64::from(index < args.records % all)),
                 until,
                 in_flight: args.in_flight.max(1),
                 rate: args.rate.map(|rate| rate / all as f64),
@@ -267,7 +275,9 @@ fn bar(records: Option<u64>) -> ProgressBar {
             ProgressBar::new(records),
             "{bar:40} {human_pos}/{human_len} acknowledged  {per_sec}  eta {eta}  {msg}",
         ),
-        None => (ProgressBar::new_spinner(), "{spinner} {human_pos} acknowledged  {per_sec}  {elapsed}  {msg}"),
+        None => {
+            (ProgressBar::new_spinner(), "{spinner} {human_pos} acknowledged  {per_sec}  {elapsed}  {msg}")
+        }
     };
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
@@ -278,7 +288,8 @@ fn bar(records: Option<u64>) -> ProgressBar {
 async fn show_progress(bar: ProgressBar, progress: Arc<Progress>) {
     loop {
         bar.set_position(progress.acknowledged.load(Ordering::Relaxed));
-        let (busy, unclear) = (progress.busy.load(Ordering::Relaxed), progress.unclear.load(Ordering::Relaxed));
+        let (busy, unclear) =
+            (progress.busy.load(Ordering::Relaxed), progress.unclear.load(Ordering::Relaxed));
         if busy + unclear > 0 {
             bar.set_message(format!("turned away {busy} times, unclear {unclear}"));
         }
@@ -328,14 +339,19 @@ fn stop_on_signal() -> CancellationToken {
 impl Report {
     fn new(run: &str, seconds: f64, outcomes: &[Outcome], verdict: Option<Verdict>) -> Self {
         let acknowledged: u64 = outcomes.iter().map(|outcome| outcome.sent.acknowledged_total()).sum();
-        let mut latencies: Vec<f64> = outcomes.iter().flat_map(|outcome| outcome.latencies.iter().copied()).collect();
+        let mut latencies: Vec<f64> =
+            outcomes.iter().flat_map(|outcome| outcome.latencies.iter().copied()).collect();
         latencies.sort_by(f64::total_cmp);
         Self {
             run: run.to_owned(),
             seconds,
             records_per_second: acknowledged as f64 / seconds.max(1e-9),
             ack_ms: Quantiles::of(&latencies),
-            errors: outcomes.iter().filter_map(|outcome| outcome.error.as_ref()).map(ToString::to_string).collect(),
+            errors: outcomes
+                .iter()
+                .filter_map(|outcome| outcome.error.as_ref())
+                .map(ToString::to_string)
+                .collect(),
             verdict,
         }
     }

@@ -101,7 +101,8 @@ impl Ingest {
             received_records: sum("spillway_ingest_received_records_total"),
             rejected_records: sum("spillway_ingest_rejected_records_total"),
             staged_records: sum("spillway_ingest_staged_records_total"),
-            buffered_records: sum("spillway_ingest_buffered_records") + sum("spillway_ingest_in_flight_records"),
+            buffered_records: sum("spillway_ingest_buffered_records")
+                + sum("spillway_ingest_in_flight_records"),
             lost_records: sum("spillway_ingest_lost_records_total"),
         }
     }
@@ -146,7 +147,9 @@ impl Report {
             lines.push("warning    the status is old: no syncer seems to run".to_owned());
         }
         if *server_at_fault {
-            lines.push("warning    ClickHouse refuses every batch: rows are held back until it takes one".to_owned());
+            lines.push(
+                "warning    ClickHouse refuses every batch: rows are held back until it takes one".to_owned(),
+            );
         }
         for (batch, reason) in stuck {
             lines.push(format!("stuck      batch {batch}: {reason}"));

@@ -41,9 +41,35 @@ fn every_command_and_flag_is_on_the_command_line_page() {
             missing.insert(command.get_name().to_owned());
         }
         let flags = command.get_arguments().filter_map(|argument| argument.get_long());
-        missing.extend(flags.map(|flag| format!("--{flag}")).filter(|flag| flag != "--help" && !page.contains(flag.as_str())));
+        missing.extend(
+            flags
+                .map(|flag| format!("--{flag}"))
+                .filter(|flag| flag != "--help" && !page.contains(flag.as_str())),
+        );
     }
     assert!(missing.is_empty(), "docs/cli.md does not speak of {missing:?}");
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let page = fs::read_to_string(root().join("docs/dependencies.md")).unwrap();
+    let mut missing = BTreeSet::new();
+    for entry in fs::read_dir(root()).unwrap() {
+        let Ok(manifest) = fs::read_to_string(entry.unwrap().path().join("Cargo.toml")) else { continue };
+        let mut section = "";
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                section = line;
+            } else if section.ends_with("dependencies]") && line.starts_with(|c: char| c.is_ascii_lowercase())
+            {
+                let name = line.split(['.', ' ', '=']).next().unwrap();
+                if !name.starts_with("spillway-") && !page.contains(name) {
+                    missing.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "docs/dependencies.md does not speak of {missing:?}");
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! The program itself, with the embedded ClickHouse.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails may say so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails may say so by panicking"
+)]
 
 use std::{
     fs,
@@ -16,6 +21,8 @@ const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/quick
 /// `spillway up` with ports of its own.
 struct Up {
     http: u16,
+    admin: u16,
+    syncer_admin: u16,
     clickhouse: u16,
     args: Vec<String>,
 }
@@ -24,7 +31,8 @@ impl Up {
     fn new(data: &Path) -> Self {
         // Free now; whoever takes one in between makes the test fail loudly.
         let listeners: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         let address = |port: u16| format!("127.0.0.1:{port}");
         let args = [
             ["--data".to_owned(), data.to_string_lossy().into_owned()],
@@ -33,7 +41,13 @@ impl Up {
             ["--syncer-admin".to_owned(), address(ports[2])],
             ["--clickhouse-port".to_owned(), ports[3].to_string()],
         ];
-        Self { http: ports[0], clickhouse: ports[3], args: args.concat() }
+        Self {
+            http: ports[0],
+            admin: ports[1],
+            syncer_admin: ports[2],
+            clickhouse: ports[3],
+            args: args.concat(),
+        }
     }
 
     fn command(&self, file: &Path, more: &[&str]) -> Command {
@@ -89,6 +103,13 @@ fn rows(port: u16) -> String {
     body.lines().map(str::trim).filter(|line| !line.is_empty()).next_back().unwrap_or_default().to_owned()
 }
 
+/// Names of the metrics that a process offers.
+fn metrics(port: u16) -> Vec<String> {
+    let answer = ask(port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let types = answer.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
@@ -108,13 +129,14 @@ fn the_demo_shows_its_logs_coming_back_and_ends_well() {
     let output = Up::new(data.path()).run(Path::new(QUICKSTART), &["--demo", "--once"]);
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
-    for shown in ["acme-shop", "globex-mobile", "checkout", "catalog", "accounts", "300 records", "/v1/drain"] {
+    for shown in ["acme-shop", "globex-mobile", "checkout", "catalog", "accounts", "300 records", "/v1/drain"]
+    {
         assert!(stdout.contains(shown), "{shown} is not in:\n{stdout}");
     }
 }
 
 #[test]
-fn a_record_outlives_a_drain_and_is_still_there_after_a_restart() {
+fn a_record_is_still_there_after_a_drain_and_a_restart() {
     let data = tempfile::tempdir().unwrap();
     let up = Up::new(data.path());
     for expected in ["1", "2"] {
@@ -129,6 +151,24 @@ fn a_record_outlives_a_drain_and_is_still_there_after_a_restart() {
         assert_eq!(status.code(), Some(0), "{logs}");
         assert!(!logs.contains("quickstart-key"), "a key is in the logs:\n{logs}");
     }
+}
+
+#[test]
+fn every_metric_is_on_the_metrics_page() {
+    let data = tempfile::tempdir().unwrap();
+    let up = Up::new(data.path());
+    let mut child = up.command(Path::new(QUICKSTART), &[]).stderr(Stdio::null()).spawn().unwrap();
+    until("the port opens", || TcpStream::connect(("127.0.0.1", up.http)).is_ok());
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md")).unwrap();
+    let mut missing = Vec::new();
+    for (part, port) in [("spillway_ingest", up.admin), ("spillway_syncer", up.syncer_admin)] {
+        let names = metrics(port);
+        assert!(names.len() > 10, "{names:?}");
+        missing.extend(names.into_iter().filter(|name| !page.contains(name.trim_start_matches(part))));
+    }
+    signal(&child, rustix::process::Signal::TERM);
+    child.wait().unwrap();
+    assert!(missing.is_empty(), "docs/metrics.md does not speak of {missing:?}");
 }
 
 #[test]
@@ -154,7 +194,10 @@ fn a_file_that_can_not_be_run_ends_it_with_2_and_all_of_its_mistakes() {
     };
     for (spec, shown) in [
         ("{ingest: {flsh: {}}}", vec!["spec.ingest.flsh"]),
-        ("{schema: {retentionDays: 0}, syncer: {interval: soon}}", vec!["spec.schema.retentionDays", "spec.syncer.interval"]),
+        (
+            "{schema: {retentionDays: 0}, syncer: {interval: soon}}",
+            vec!["spec.schema.retentionDays", "spec.syncer.interval"],
+        ),
         (
             "{tenants: [{name: a, projects: [p], apiKeysSecretRef: {name: missing}}]}",
             vec!["spec.tenants[0].apiKeysSecretRef", "missing"],

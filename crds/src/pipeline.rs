@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clickhouse::ClickHouseSpec, ingest::IngestSpec, schema::SchemaSpec, status::LogPipelineStatus, storage::StorageSpec,
-    syncer::SyncerSpec, tenants::TenantSpec,
+    clickhouse::ClickHouseSpec, ingest::IngestSpec, schema::SchemaSpec, status::LogPipelineStatus,
+    storage::StorageSpec, syncer::SyncerSpec, tenants::TenantSpec,
 };
 
 /// A way for logs from many tenants into ClickHouse: received, staged in S3, loaded exactly once.
@@ -145,7 +145,8 @@ mod tests {
         assert!(both.validate_cel().is_err());
 
         let credentials = Some(SecretRef { name: "s3".into() });
-        let s3 = S3Spec { credentials_secret_ref: credentials, service_account: Some("spillway".into()), ..s3() };
+        let s3 =
+            S3Spec { credentials_secret_ref: credentials, service_account: Some("spillway".into()), ..s3() };
         let two_identities =
             pipeline(|spec| spec.storage = StorageSpec { s3: Some(s3), bucket_policy: None });
         assert!(two_identities.validate_cel().is_err());

@@ -9,8 +9,8 @@ use std::{
 };
 
 use spillway_model::settings::{
-    Ack, BucketSettings, ClickHouseSettings, IngestSettings, MessageIndex, Objects, Place, S3Settings, SyncerSettings,
-    ViewSettings,
+    Ack, BucketSettings, ClickHouseSettings, IngestSettings, MessageIndex, Objects, Place, S3Settings,
+    SyncerSettings, ViewSettings,
 };
 pub use tenants::tenants_file;
 
@@ -31,7 +31,16 @@ pub struct Files {
 pub fn bucket(pipeline: &ValidatedPipeline, files: &Files, local: &Path) -> BucketSettings {
     let Some(s3) = &pipeline.storage.s3 else { return BucketSettings::directory(local) };
     // Taken apart in full, so that a new field can't be forgotten here. The pods' identity is the operator's matter.
-    let validate::S3 { endpoint, region, bucket, prefix, path_style, credentials: _, service_account: _, ca: _ } = s3;
+    let validate::S3 {
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        path_style,
+        credentials: _,
+        service_account: _,
+        ca: _,
+    } = s3;
     BucketSettings {
         place: Place::S3(S3Settings {
             endpoint: endpoint.clone(),

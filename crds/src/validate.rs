@@ -14,8 +14,8 @@ use std::time::Duration;
 
 pub use error::{FieldError, Problem};
 pub use ingest::{Ingest, Scale};
-pub use storage::{ClickHouse, S3, Storage};
 use spillway_model::settings::{ByteSize, Span};
+pub use storage::{ClickHouse, S3, Storage};
 pub use tenants::{Limits, RefusedTenant, Tenant};
 
 use crate::{
@@ -157,7 +157,12 @@ fn check_syncer(reader: &mut Reader, spec: &SyncerSpec) -> Syncer {
         idle_interval: reader.span("spec.syncer.idleInterval", idle_interval.as_ref(), ms(10), HOUR),
         concurrency: *concurrency,
         batch_max_rows: batch.max_rows,
-        batch_max_bytes: reader.size("spec.syncer.batch.maxBytes", batch.max_bytes.as_ref(), 1 << 10, 2 << 30),
+        batch_max_bytes: reader.size(
+            "spec.syncer.batch.maxBytes",
+            batch.max_bytes.as_ref(),
+            1 << 10,
+            2 << 30,
+        ),
         batch_max_age: reader.span("spec.syncer.batch.maxAge", batch.max_age.as_ref(), ms(0), HOUR),
         delete_grace: reader.span("spec.syncer.deleteGrace", delete_grace.as_ref(), ms(0), 24 * HOUR),
         resources: resources.clone(),

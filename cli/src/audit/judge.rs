@@ -88,7 +88,11 @@ fn staged_is_accounted_for(seen: &Seen) -> Check {
         count(in_flight),
         count(backlog)
     );
-    check("staged = loaded + dead letters + in flight + backlog", staged <= loaded + dead + in_flight + backlog, detail)
+    check(
+        "staged = loaded + dead letters + in flight + backlog",
+        staged <= loaded + dead + in_flight + backlog,
+        detail,
+    )
 }
 
 /// Keys that batches hold or held.
@@ -157,7 +161,10 @@ fn numbers(seen: &Seen) -> Check {
     let detail = match gaps.first() {
         None => format!("{} processes", numbers.len()),
         Some(first) if complete => {
-            format!("{} gaps, for instance {first}: never written by a process that died, or vanished", gaps.len())
+            format!(
+                "{} gaps, for instance {first}: never written by a process that died, or vanished",
+                gaps.len()
+            )
         }
         Some(_) => format!("{} gaps, as is usual once loaded batches are forgotten", gaps.len()),
     };
@@ -224,7 +231,13 @@ fn views_equal_the_table(seen: &Seen) -> Check {
         .iter()
         .filter(|view| view.in_view != view.in_table)
         .map(|view| {
-            format!("{} of {}: {} in the view, {} in the table", view.view, view.project, count(view.in_view), count(view.in_table))
+            format!(
+                "{} of {}: {} in the view, {} in the table",
+                view.view,
+                view.project,
+                count(view.in_view),
+                count(view.in_table)
+            )
         })
         .collect();
     let result = match (wrong.is_empty(), busy) {
@@ -272,8 +285,14 @@ mod tests {
         manifest.next_batch = 2;
         manifest.totals.insert("shop".into(), Totals { loaded: 20, dead_lettered: 0 });
         let objects = [1, 2].map(|number| Member { key: key(number), rows: 10 }).to_vec();
-        let list =
-            BatchList { id: ID, encoder: 1, created: UnixMs(0), shard: 1, objects, first: Attempt::default() };
+        let list = BatchList {
+            id: ID,
+            encoder: 1,
+            created: UnixMs(0),
+            shard: 1,
+            objects,
+            first: Attempt::default(),
+        };
         let metrics = "spillway_ingest_received_records_total{tenant=\"a\"} 35\n\
                        spillway_ingest_rejected_records_total{tenant=\"a\"} 3\n\
                        spillway_ingest_staged_records_total{tenant=\"a\",project=\"shop\"} 30\n\
@@ -297,7 +316,11 @@ mod tests {
         let mut seen = seen();
         change(&mut seen);
         let checks = judge(&seen, false);
-        checks.iter().filter(|check| check.result != Outcome::Ok).map(|check| (check.name, check.result)).collect()
+        checks
+            .iter()
+            .filter(|check| check.result != Outcome::Ok)
+            .map(|check| (check.name, check.result))
+            .collect()
     }
 
     #[test]

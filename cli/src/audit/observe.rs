@@ -154,7 +154,11 @@ impl Look<'_> {
     /// Only rows that the manifest's totals count at its `seq`: neither of batches that are open in it, nor of later ones.
     async fn table(&self, manifest: &Manifest) -> Result<BTreeMap<String, u64>, LookError> {
         let open: Vec<String> = open(manifest).map(|id| literal(&id.in_table(&manifest.pipeline))).collect();
-        let open = if open.is_empty() { String::new() } else { format!(" AND batch_id NOT IN ({})", open.join(", ")) };
+        let open = if open.is_empty() {
+            String::new()
+        } else {
+            format!(" AND batch_id NOT IN ({})", open.join(", "))
+        };
         let sql = format!(
             "SELECT project_id, count() AS rows FROM {} \
              WHERE toUInt64OrZero(splitByChar('-', batch_id)[-1]) < {}{open} GROUP BY project_id",

@@ -5,11 +5,7 @@
 //! one that broke off: an object that is no longer in the bucket may have been loaded since, so the table is asked for
 //! the rows' ids before it is staged again.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -73,7 +69,9 @@ pub async fn run(
         match format {
             Format::Json => output::json(&replayed)?,
             Format::Human if replayed.before => output::line(&format!("{key} was replayed before")),
-            Format::Human => output::line(&format!("{key}: {} rows staged again", output::count(replayed.rows))),
+            Format::Human => {
+                output::line(&format!("{key}: {} rows staged again", output::count(replayed.rows)))
+            }
         }
     }
     Ok(())
@@ -90,7 +88,8 @@ async fn replay(
     let letters = store::read(bucket, key).await?;
     let (place, lines) = match repaired {
         Some(path) => {
-            let text = fs::read(path).map_err(|source| DeadLetterError::Rows { path: path.to_owned(), source })?;
+            let text =
+                fs::read(path).map_err(|source| DeadLetterError::Rows { path: path.to_owned(), source })?;
             (path.display().to_string(), split(&text))
         }
         None => (key.to_owned(), letters.iter().map(|letter| letter.raw().unwrap_or_default()).collect()),
@@ -168,19 +167,30 @@ async fn is_loaded(clickhouse: &ClickHouse, table: &str, object: &Staged) -> Res
 }
 
 fn split(text: &[u8]) -> Vec<Vec<u8>> {
-    text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).map(<[u8]>::to_vec).collect()
+    text.split(|byte| *byte == b'\n')
+        .filter(|line| !line.trim_ascii().is_empty())
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// The objects that rows become: one per stream. The same dead letters, rows and time give the same objects.
 ///
 /// # Errors
 /// Naming the first row that can't be loaded.
-pub fn objects(key: &str, place: &str, lines: &[Vec<u8>], made: UnixMs) -> Result<Vec<Staged>, DeadLetterError> {
+pub fn objects(
+    key: &str,
+    place: &str,
+    lines: &[Vec<u8>],
+    made: UnixMs,
+) -> Result<Vec<Staged>, DeadLetterError> {
     let mut streams: BTreeMap<(ProjectId, ServiceName), (Vec<u8>, Vec<String>)> = BTreeMap::new();
     for (at, line) in lines.iter().enumerate() {
         let (place, number) = (place.to_owned(), at + 1);
-        let record = read_row(line.trim_ascii_end())
-            .map_err(|source| DeadLetterError::Row { place: place.clone(), number, source })?;
+        let record = read_row(line.trim_ascii_end()).map_err(|source| DeadLetterError::Row {
+            place: place.clone(),
+            number,
+            source,
+        })?;
         let name = |error: spillway_model::NameError| DeadLetterError::Name {
             place: place.clone(),
             number,

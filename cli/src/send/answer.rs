@@ -43,7 +43,8 @@ const SHORT: Duration = Duration::from_millis(250);
 /// Of the 5xx only ingest's own 503 says that nothing was taken, and not the one that says `not_yet_durable`. All
 /// others may come from a proxy, or from a server that failed after it had written.
 pub fn read(status: u16, retry_after: Option<&str>, body: &[u8]) -> Answer {
-    let code = || serde_json::from_slice::<Body>(body).ok().and_then(|body| body.error).map(|error| error.code);
+    let code =
+        || serde_json::from_slice::<Body>(body).ok().and_then(|body| body.error).map(|error| error.code);
     let after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
     match (status, after) {
         (200..=299, _) => match serde_json::from_slice::<Body>(body) {
@@ -51,8 +52,12 @@ pub fn read(status: u16, retry_after: Option<&str>, body: &[u8]) -> Answer {
             Ok(body) if body.rejected > body.errors.len() => Answer::Unclear {
                 why: format!("{} records refused, {} of them named", body.rejected, body.errors.len()),
             },
-            Ok(body) => Answer::Accepted { refused: body.errors.into_iter().map(|error| error.index).collect() },
-            Err(error) => Answer::Unclear { why: format!("{status} with a body that is not understood: {error}") },
+            Ok(body) => {
+                Answer::Accepted { refused: body.errors.into_iter().map(|error| error.index).collect() }
+            }
+            Err(error) => {
+                Answer::Unclear { why: format!("{status} with a body that is not understood: {error}") }
+            }
         },
         (429, after) => Answer::Busy { after: after.unwrap_or(SHORT) },
         (503, Some(after)) if code().is_some_and(|code| code != "not_yet_durable") => Answer::Busy { after },
@@ -71,7 +76,12 @@ mod tests {
         let busy = |millis| Answer::Busy { after: Duration::from_millis(millis) };
         for (status, retry_after, body, expected) in [
             (200, None, r#"{"status":"accepted"}"#, accepted(&[])),
-            (200, None, r#"{"accepted":1,"rejected":2,"errors":[{"index":0},{"index":2}]}"#, accepted(&[0, 2])),
+            (
+                200,
+                None,
+                r#"{"accepted":1,"rejected":2,"errors":[{"index":0},{"index":2}]}"#,
+                accepted(&[0, 2]),
+            ),
             (429, Some("2"), "", busy(2000)),
             (429, None, "", busy(250)),
             (503, Some("1"), r#"{"status":"error","error":{"code":"draining"}}"#, busy(1000)),

@@ -64,18 +64,54 @@ struct Event {
 }
 
 const EVENTS: &[Event] = &[
-    Event { weight: 40, level: "info", statuses: &[200], text: "GET /api/v1/products/{id} answered in {ms} ms" },
-    Event { weight: 20, level: "info", statuses: &[200, 201], text: "POST /api/v1/carts/{id}/items added {n} items for user {user}" },
-    Event { weight: 15, level: "debug", statuses: &[200], text: "cache hit for product:{id}, {n} bytes, expires in {ms} s" },
-    Event { weight: 10, level: "info", statuses: &[200], text: "payment {id} of {n}.99 EUR authorised by provider in {ms} ms" },
-    Event { weight: 8, level: "warn", statuses: &[200, 429], text: "slow query on orders took {ms} ms and returned {n} rows for user {user}" },
-    Event { weight: 5, level: "error", statuses: &[500, 502, 503], text: "upstream inventory closed the connection after {ms} ms while reserving {n} items of order {id}" },
-    Event { weight: 2, level: "fatal", statuses: &[500], text: "worker {id} ran out of memory after {n} jobs, restarting" },
+    Event {
+        weight: 40,
+        level: "info",
+        statuses: &[200],
+        text: "GET /api/v1/products/{id} answered in {ms} ms",
+    },
+    Event {
+        weight: 20,
+        level: "info",
+        statuses: &[200, 201],
+        text: "POST /api/v1/carts/{id}/items added {n} items for user {user}",
+    },
+    Event {
+        weight: 15,
+        level: "debug",
+        statuses: &[200],
+        text: "cache hit for product:{id}, {n} bytes, expires in {ms} s",
+    },
+    Event {
+        weight: 10,
+        level: "info",
+        statuses: &[200],
+        text: "payment {id} of {n}.99 EUR authorised by provider in {ms} ms",
+    },
+    Event {
+        weight: 8,
+        level: "warn",
+        statuses: &[200, 429],
+        text: "slow query on orders took {ms} ms and returned {n} rows for user {user}",
+    },
+    Event {
+        weight: 5,
+        level: "error",
+        statuses: &[500, 502, 503],
+        text: "upstream inventory closed the connection after {ms} ms while reserving {n} items of order {id}",
+    },
+    Event {
+        weight: 2,
+        level: "fatal",
+        statuses: &[500],
+        text: "worker {id} ran out of memory after {n} jobs, restarting",
+    },
 ];
 
 impl Producer {
     pub fn new(load: Arc<Load>, number: u32, seed: u64) -> Self {
-        let random = SmallRng::seed_from_u64(seed.wrapping_add(u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let random =
+            SmallRng::seed_from_u64(seed.wrapping_add(u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
         Self { load, number, random, next: 0 }
     }
 
@@ -154,8 +190,9 @@ fn pick(random: &mut SmallRng) -> &'static Event {
 
 /// Fills a message up with words: they compress like text, not like noise and not like a single letter.
 fn fill(message: &mut String, bytes: usize, random: &mut SmallRng) {
-    const WORDS: &[&str] =
-        &["retry", "queue", "shard", "tenant", "commit", "region", "backoff", "handler", "timeout", "payload"];
+    const WORDS: &[&str] = &[
+        "retry", "queue", "shard", "tenant", "commit", "region", "backoff", "handler", "timeout", "payload",
+    ];
     while message.len() < bytes {
         message.push(' ');
         message.push_str(WORDS[random.random_range(0..WORDS.len())]);

@@ -141,7 +141,11 @@ impl Outcome {
             Ok(Answer::Accepted { refused }) => {
                 self.latencies.push(took.as_secs_f64() * 1000.0);
                 for (at, number) in numbers.enumerate() {
-                    if refused.contains(&at) { self.sent.refuse(number) } else { self.sent.acknowledge(number) }
+                    if refused.contains(&at) {
+                        self.sent.refuse(number)
+                    } else {
+                        self.sent.acknowledge(number)
+                    }
                 }
                 progress.acknowledged.fetch_add((count - refused.len()) as u64, Ordering::Relaxed);
             }
@@ -199,7 +203,8 @@ async fn attempt(target: &Target, body: bytes::Bytes) -> Answer {
         Err(error) => return Answer::Unclear { why: error.to_string() },
     };
     let status = response.status().as_u16();
-    let after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let after =
+        response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
     match response.bytes().await {
         Ok(body) => answer::read(status, after.as_deref(), &body),
         Err(error) => Answer::Unclear { why: error.to_string() },

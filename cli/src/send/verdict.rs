@@ -80,7 +80,12 @@ pub struct NumberSeen {
 ///
 /// # Errors
 /// When ClickHouse can't be asked.
-pub async fn judge(clickhouse: &ClickHouse, table: &str, run: &str, sent: &[Sent]) -> Result<Verdict, ClickHouseError> {
+pub async fn judge(
+    clickhouse: &ClickHouse,
+    table: &str,
+    run: &str,
+    sent: &[Sent],
+) -> Result<Verdict, ClickHouseError> {
     let blocks: Vec<BlockSeen> = clickhouse.query_json(&blocks_query(table, run), &[]).await?;
     let mut verdict = Verdict {
         sent: sent.iter().map(|producer| producer.count).sum(),

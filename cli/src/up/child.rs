@@ -123,7 +123,8 @@ async fn end(name: &'static str, mut child: Child) {
 
 /// The end of a child's log, for a message.
 pub fn tail(log: &Path, lines: usize) -> String {
-    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text =
+        std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
@@ -161,7 +162,8 @@ mod tests {
     async fn a_child_can_tell_by_its_stdin_that_we_live() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        let child = Supervised::start("test", shell("echo begun; cat; echo orphaned; sleep 60"), log.clone()).unwrap();
+        let child = Supervised::start("test", shell("echo begun; cat; echo orphaned; sleep 60"), log.clone())
+            .unwrap();
         until(&log, 1).await;
         sleep(Duration::from_millis(200)).await;
         assert_eq!(until(&log, 1).await, ["begun"]);

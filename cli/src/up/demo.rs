@@ -36,7 +36,9 @@ pub enum DemoError {
     NotTaken { url: String, why: String },
     #[error("ClickHouse can't be asked: {0}")]
     ClickHouse(#[from] ClickHouseError),
-    #[error("{there} of {sent} records came back within {PATIENCE:?}; `spillway status` says what holds them up")]
+    #[error(
+        "{there} of {sent} records came back within {PATIENCE:?}; `spillway status` says what holds them up"
+    )]
     NotBack { there: u64, sent: u64 },
 }
 
@@ -100,7 +102,8 @@ async fn send(up: &Up, run: &str) -> Result<Vec<Sent>, DemoError> {
             let load = Load { run: run.to_owned(), project: project.clone(), services, message_bytes: None };
             let seed = rand::random();
             let (_, body) = Producer::new(Arc::new(load), 0, seed).request(RECORDS, UnixNanos::now());
-            let request = client.post(&url).bearer_auth(key).header("Content-Type", "application/json").body(body);
+            let request =
+                client.post(&url).bearer_auth(key).header("Content-Type", "application/json").body(body);
             let project = project.clone();
             requests.spawn(async move {
                 let begun = Instant::now();
@@ -185,8 +188,15 @@ async fn last_errors(clickhouse: &ClickHouse, table: &str, run: &str) -> Result<
 
 fn show(sent: &[Sent], rows: &[Rows], last: &[Line]) {
     let millis = |time: Duration| format!("{} ms", time.as_millis());
-    let mut table =
-        Table::new(&["project", "service", ">sent", ">in ClickHouse", ">errors", ">acknowledged", ">queryable"]);
+    let mut table = Table::new(&[
+        "project",
+        "service",
+        ">sent",
+        ">in ClickHouse",
+        ">errors",
+        ">acknowledged",
+        ">queryable",
+    ]);
     for (request, row) in sent.iter().zip(rows) {
         table.row([
             request.project.to_string(),

@@ -97,8 +97,13 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), FilesError> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(written)?;
     }
-    let mut file =
-        fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).map_err(written)?;
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(written)?;
     file.write_all(content).map_err(written)
 }
 
@@ -140,6 +145,9 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let secrets = [secret("s3", json!({"access_key_id": "id"}))].into_iter().collect();
         let message = write(&pipeline(), &secrets, data.path()).unwrap_err().to_string();
-        assert!(message.contains("credentialsSecretRef") && message.contains("secret_access_key"), "{message}");
+        assert!(
+            message.contains("credentialsSecretRef") && message.contains("secret_access_key"),
+            "{message}"
+        );
     }
 }

@@ -104,7 +104,16 @@ fn environment(cache: &Path) -> Result<PathBuf, FrontError> {
     fs::write(&requirements, carried::REQUIREMENTS).map_err(written(&requirements))?;
     // --no-deps: what its metadata asks for (pandas, pyarrow) is only needed for data frames.
     let installed = Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "-r"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-deps",
+            "-r",
+        ])
         .arg(&requirements)
         .output()
         .map_err(written(&python))?;

@@ -18,7 +18,11 @@ pub enum PortError {
 ///
 /// # Errors
 /// Naming the flag that changes it.
-pub async fn bind(address: SocketAddr, what: &'static str, flag: &'static str) -> Result<TcpListener, PortError> {
+pub async fn bind(
+    address: SocketAddr,
+    what: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, PortError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => PortError::Taken { address, what, flag },
         _ => PortError::Refused { address, what, flag, source },
@@ -33,6 +37,9 @@ mod tests {
     async fn a_taken_port_is_named_with_the_flag_that_changes_it() {
         let first = bind("127.0.0.1:0".parse().unwrap(), "requests", "--http").await.unwrap();
         let error = bind(first.local_addr().unwrap(), "requests", "--http").await.unwrap_err().to_string();
-        assert!(error.contains(&first.local_addr().unwrap().to_string()) && error.contains("--http"), "{error}");
+        assert!(
+            error.contains(&first.local_addr().unwrap().to_string()) && error.contains("--http"),
+            "{error}"
+        );
     }
 }

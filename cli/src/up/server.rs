@@ -29,9 +29,8 @@ pub fn prepare(program: PathBuf, data: &Path, port: u16) -> io::Result<Program> 
 
 /// The HTTP interface alone, on the loopback interface, with everything below `data`.
 fn configuration(data: &Path, port: u16) -> String {
-    let escape = |path: &Path| {
-        path.to_string_lossy().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-    };
+    let escape =
+        |path: &Path| path.to_string_lossy().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let folder = |name: &str| escape(&data.join(name));
     format!(
         r#"<clickhouse>

@@ -67,16 +67,26 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
     let lock = lock::take(&args.data).map_err(cannot_start)?;
     let http = ports::bind(args.http, "requests", "--http").await.map_err(cannot_start)?;
     let admin = ports::bind(args.admin, "metrics and probes", "--admin").await.map_err(cannot_start)?;
-    let syncer_admin =
-        ports::bind(args.syncer_admin, "the syncer's metrics", "--syncer-admin").await.map_err(cannot_start)?;
-    let files = files::write(&pipeline, &secrets, &args.data).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let syncer_admin = ports::bind(args.syncer_admin, "the syncer's metrics", "--syncer-admin")
+        .await
+        .map_err(cannot_start)?;
+    let files =
+        files::write(&pipeline, &secrets, &args.data).map_err(|error| Failure::new(Exit::Usage, error))?;
 
     let choice = Choice::make(pipeline.clickhouse.url.as_deref(), server::find());
     let server = clickhouse::start(choice, &args.data, args.clickhouse_port).await.map_err(cannot_start)?;
     let bucket = settings::bucket(&pipeline, &files, &place::bucket_folder(&args.data));
     let clickhouse = settings::clickhouse(&pipeline, &files, &server.url);
     let force = CancellationToken::new();
-    let parts = start_parts(&pipeline, tenants, &bucket, &clickhouse, Listening { http, admin, syncer_admin }, &force).await;
+    let parts = start_parts(
+        &pipeline,
+        tenants,
+        &bucket,
+        &clickhouse,
+        Listening { http, admin, syncer_admin },
+        &force,
+    )
+    .await;
     match parts {
         Ok((ingest, syncer, open)) => Ok(Up {
             name: pipeline.name.clone(),
@@ -133,9 +143,8 @@ async fn start_parts(
     let syncer = Part::start(|stop| parts::syncer(syncer, for_syncer, client, syncer_admin, stop));
     let listeners = Listeners { http, admin: Some(admin) };
     let force = force.clone();
-    let ingest = Part::start(|drain| {
-        parts::ingest(ingest, tenants, for_ingest, listeners, Shutdown { drain, force })
-    });
+    let ingest =
+        Part::start(|drain| parts::ingest(ingest, tenants, for_ingest, listeners, Shutdown { drain, force }));
     Ok((ingest, syncer, open))
 }
 

@@ -48,7 +48,11 @@ fn keys(
         // A file put into a Secret often ends with a line break.
         let key = value.trim_ascii();
         if key.len() < SHORTEST_KEY || !key.iter().all(u8::is_ascii_graphic) {
-            return Err(Problem::BadKey { secret: secret.clone(), entry: entry.clone(), shortest: SHORTEST_KEY });
+            return Err(Problem::BadKey {
+                secret: secret.clone(),
+                entry: entry.clone(),
+                shortest: SHORTEST_KEY,
+            });
         }
         let digest: [u8; 32] = Sha256::digest(key).into();
         if let Some(owner) = owners.get(&digest) {
@@ -113,8 +117,13 @@ mod tests {
 
     #[test]
     fn a_tenant_without_usable_keys_is_left_out_and_the_others_go_on() {
-        let tenants =
-            [("a", "p1", "missing"), ("b", "p2", "good"), ("c", "p3", "short"), ("d", "p4", "good"), ("e", "p5", "own")];
+        let tenants = [
+            ("a", "p1", "missing"),
+            ("b", "p2", "good"),
+            ("c", "p3", "short"),
+            ("d", "p4", "good"),
+            ("e", "p5", "own"),
+        ];
         let all = secrets(&[("good", "0123456789abcdef"), ("short", "hunter2"), ("own", "fedcba9876543210")]);
         let (file, refused) = tenants_file(&pipeline(&tenants), &all);
         let kept: Vec<_> = file.tenants.iter().map(|tenant| tenant.name.as_str()).collect();

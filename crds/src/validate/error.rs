@@ -48,9 +48,13 @@ pub enum Problem {
     NoSecret { secret: String },
     #[error("Secret {secret:?} has no entry {entry}; add it")]
     NoEntry { secret: String, entry: String },
-    #[error("entry {entry:?} of Secret {secret:?} is no API key; use at least {shortest} letters, digits and signs, without spaces")]
+    #[error(
+        "entry {entry:?} of Secret {secret:?} is no API key; use at least {shortest} letters, digits and signs, without spaces"
+    )]
     BadKey { secret: String, entry: String, shortest: usize },
-    #[error("the key in entry {entry:?} of Secret {secret:?} is that of tenant {owner:?} already; give each tenant its own")]
+    #[error(
+        "the key in entry {entry:?} of Secret {secret:?} is that of tenant {owner:?} already; give each tenant its own"
+    )]
     KeyTaken { secret: String, entry: String, owner: String },
 }
 

@@ -46,7 +46,12 @@ pub enum Scale {
     /// The user.
     Fixed(i32),
     /// A HorizontalPodAutoscaler.
-    Auto { min: i32, max: i32, target_cpu_utilization: i32, behavior: Option<HorizontalPodAutoscalerBehavior> },
+    Auto {
+        min: i32,
+        max: i32,
+        target_cpu_utilization: i32,
+        behavior: Option<HorizontalPodAutoscalerBehavior>,
+    },
 }
 
 pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
@@ -77,7 +82,11 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
         ("spec.ingest.request.maxRecords", request.max_records, 10_000_000),
         ("spec.ingest.queue.maxRequests", queue.max_requests.map(u64::from), u64::from(u32::MAX)),
         ("spec.ingest.queue.tenantSharePercent", queue.tenant_share_percent.map(u64::from), 100),
-        ("spec.ingest.queue.maxStreamsPerTenant", queue.max_streams_per_tenant.map(u64::from), u64::from(u32::MAX)),
+        (
+            "spec.ingest.queue.maxStreamsPerTenant",
+            queue.max_streams_per_tenant.map(u64::from),
+            u64::from(u32::MAX),
+        ),
     ] {
         if let Some(value) = value {
             reader.range(path, value, 1, most);
@@ -85,8 +94,10 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
     }
     const DAY: Duration = Duration::from_secs(86_400);
     let (ms, minutes) = (Duration::from_millis, |n: u64| Duration::from_secs(60 * n));
-    let flush_max_bytes = reader.size("spec.ingest.flush.maxBytes", flush.max_bytes.as_ref(), 1 << 10, 256 << 20);
-    let queue_max_bytes = reader.size("spec.ingest.queue.maxBytes", queue.max_bytes.as_ref(), 1 << 20, 64 << 30);
+    let flush_max_bytes =
+        reader.size("spec.ingest.flush.maxBytes", flush.max_bytes.as_ref(), 1 << 10, 256 << 20);
+    let queue_max_bytes =
+        reader.size("spec.ingest.queue.maxBytes", queue.max_bytes.as_ref(), 1 << 20, 64 << 30);
     Ingest {
         scale: check_scale(reader, *replicas, autoscaling.as_ref()),
         ack: ack.unwrap_or_default(),
@@ -99,8 +110,18 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
         tenant_share_percent: queue.tenant_share_percent,
         max_streams_per_tenant: queue.max_streams_per_tenant,
         max_puts_per_second: *max_puts_per_second,
-        window_past: reader.span("spec.ingest.timestampWindow.past", window.past.as_ref(), minutes(1), 3650 * DAY),
-        window_future: reader.span("spec.ingest.timestampWindow.future", window.future.as_ref(), ms(0), 31 * DAY),
+        window_past: reader.span(
+            "spec.ingest.timestampWindow.past",
+            window.past.as_ref(),
+            minutes(1),
+            3650 * DAY,
+        ),
+        window_future: reader.span(
+            "spec.ingest.timestampWindow.future",
+            window.future.as_ref(),
+            ms(0),
+            31 * DAY,
+        ),
         request_max_body_bytes: reader.size(
             "spec.ingest.request.maxBodyBytes",
             request.max_body_bytes.as_ref(),

@@ -41,13 +41,19 @@ impl Reader {
         None
     }
 
-    pub(super) fn size(&mut self, path: &str, text: Option<&SizeText>, least: u64, most: u64) -> Option<ByteSize> {
+    pub(super) fn size(
+        &mut self,
+        path: &str,
+        text: Option<&SizeText>,
+        least: u64,
+        most: u64,
+    ) -> Option<ByteSize> {
         let text = text?;
         match text.read() {
             None => self.refuse(path, Problem::NotASize { text: text.to_string() }),
             Some(size) if size.0 < least || size.0 > most => {
                 self.out_of_range(path, text, ByteSize(least), ByteSize(most));
-            },
+            }
             Some(size) => return Some(size),
         }
         None
@@ -78,7 +84,9 @@ impl Reader {
         let text = text?;
         let why = match text.parse::<Uri>() {
             Err(_) => "is no URL",
-            Ok(uri) if !matches!(uri.scheme_str(), Some("http" | "https")) => "has neither http:// nor https://",
+            Ok(uri) if !matches!(uri.scheme_str(), Some("http" | "https")) => {
+                "has neither http:// nor https://"
+            }
             Ok(uri) if uri.authority().is_some_and(|host| host.as_str().contains('@')) => {
                 "has a user or password in it, which belong in the Secret"
             }

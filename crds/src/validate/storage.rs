@@ -94,7 +94,11 @@ fn check_s3(reader: &mut Reader, spec: &S3Spec) -> S3 {
     }
     S3 {
         path_style: path_style.unwrap_or(endpoint.is_some()),
-        endpoint: reader.url("spec.storage.s3.endpoint", endpoint.as_deref(), "https://minio.example.com:9000"),
+        endpoint: reader.url(
+            "spec.storage.s3.endpoint",
+            endpoint.as_deref(),
+            "https://minio.example.com:9000",
+        ),
         region: region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
         bucket: bucket.clone(),
         prefix,
@@ -109,7 +113,9 @@ fn good_prefix(prefix: &str) -> bool {
     prefix.is_empty()
         || prefix.len() <= 512
             && parts.is_some_and(|mut parts| {
-                parts.all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control))
+                parts.all(|part| {
+                    !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control)
+                })
             })
 }
 

@@ -83,7 +83,10 @@ fn check_one(
         }
     }
     if projects.is_empty() {
-        reader.refuse(path("projects"), Problem::Missing { remedy: "name the projects that the tenant may send to" });
+        reader.refuse(
+            path("projects"),
+            Problem::Missing { remedy: "name the projects that the tenant may send to" },
+        );
     }
     let mut mine: BTreeMap<ProjectId, usize> = BTreeMap::new();
     let mut parsed_projects = Vec::new();

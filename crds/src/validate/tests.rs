@@ -35,13 +35,25 @@ fn each_mistake_is_named_by_its_field() {
         (json!({"clickhouse": {"url": "clickhouse:8123"}}), "spec.clickhouse.url: BadUrl"),
         (json!({"clickhouse": {"url": "http://me:secret@host:8123"}}), "spec.clickhouse.url: BadUrl"),
         (json!({"storage": {"s3": {"bucket": "Logs_1"}}}), "spec.storage.s3.bucket: Malformed"),
-        (json!({"storage": {"s3": {"bucket": "logs", "prefix": "prod"}}}), "spec.storage.s3.prefix: Malformed"),
-        (json!({"storage": {"s3": {"bucket": "logs", "prefix": "/prod/"}}}), "spec.storage.s3.prefix: Malformed"),
-        (json!({"storage": {"s3": {"bucket": "logs", "prefix": "a/../b/"}}}), "spec.storage.s3.prefix: Malformed"),
+        (
+            json!({"storage": {"s3": {"bucket": "logs", "prefix": "prod"}}}),
+            "spec.storage.s3.prefix: Malformed",
+        ),
+        (
+            json!({"storage": {"s3": {"bucket": "logs", "prefix": "/prod/"}}}),
+            "spec.storage.s3.prefix: Malformed",
+        ),
+        (
+            json!({"storage": {"s3": {"bucket": "logs", "prefix": "a/../b/"}}}),
+            "spec.storage.s3.prefix: Malformed",
+        ),
         (json!({"ingest": {"flush": {"maxBytes": "8MB"}}}), "spec.ingest.flush.maxBytes: NotASize"),
         (json!({"ingest": {"flush": {"maxAge": "0.5s"}}}), "spec.ingest.flush.maxAge: NotADuration"),
         (json!({"ingest": {"flush": {"maxAge": "2h"}}}), "spec.ingest.flush.maxAge: OutOfRange"),
-        (json!({"ingest": {"queue": {"tenantSharePercent": 0}}}), "spec.ingest.queue.tenantSharePercent: OutOfRange"),
+        (
+            json!({"ingest": {"queue": {"tenantSharePercent": 0}}}),
+            "spec.ingest.queue.tenantSharePercent: OutOfRange",
+        ),
         (json!({"ingest": {"replicas": -1}}), "spec.ingest.replicas: OutOfRange"),
         (json!({"ingest": {"replicas": 2, "autoscaling": {"max": 5}}}), "spec.ingest.replicas: Exclusive"),
         (json!({"ingest": {"autoscaling": {"min": 6, "max": 5}}}), "spec.ingest.autoscaling.min: OutOfRange"),
@@ -78,7 +90,8 @@ fn a_message_about_a_url_never_repeats_its_password() {
 
 #[test]
 fn a_bad_tenant_is_left_out_and_the_others_go_on() {
-    let spec = json!({"tenants": [tenant("a", &["../b"]), tenant("b", &["shop"]), tenant("c", &["_spillway"])]});
+    let spec =
+        json!({"tenants": [tenant("a", &["../b"]), tenant("b", &["shop"]), tenant("c", &["_spillway"])]});
     let valid = validate(&pipeline(spec)).unwrap();
     assert_eq!(valid.tenants.iter().map(|tenant| tenant.name.as_str()).collect::<Vec<_>>(), ["b"]);
     let refused: Vec<_> = valid.refused_tenants.iter().map(|tenant| tenant.errors[0].path.as_str()).collect();
