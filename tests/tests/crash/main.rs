@@ -14,11 +14,13 @@
 )]
 
 mod answers;
+mod chaos;
 mod contenders;
 mod expired_rows;
 mod killed_processes;
 mod killed_server;
 mod lost_state;
+mod packed;
 mod stores;
 
 use std::collections::VecDeque;
@@ -57,6 +59,8 @@ fn cases() -> Vec<Case> {
         expired_rows::cases(),
         killed_server::cases(),
         lost_state::cases(),
+        packed::cases(),
+        chaos::cases(),
     ]
     .into_iter()
     .flatten()
