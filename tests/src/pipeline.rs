@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -29,6 +29,8 @@ pub const API_KEY: &str = "test-key-of-the-crash-tests";
 pub const PROJECTS: [&str; 2] = ["shop", "bank"];
 
 const START: Duration = Duration::from_secs(30);
+/// Longer than any timeout, grace or back-off in the settings of these tests.
+const NO_PROGRESS: Duration = Duration::from_secs(60);
 
 /// Servers that many pipelines share, each with a prefix and a database of its own.
 pub struct Servers {
@@ -240,29 +242,28 @@ impl Pipeline {
         Some(serde_json::from_slice(&bytes).expect("the manifest is JSON"))
     }
 
-    /// Waits until everything staged has become rows: no objects, no batches under way.
+    /// Waits until everything staged has become rows: no objects, no batches under way. Patient while there is
+    /// progress, however slow the machine is.
     pub async fn settle(&mut self) {
-        self.settle_within(Duration::from_secs(90)).await;
-    }
-
-    pub async fn settle_within(&mut self, patience: Duration) {
-        let since = std::time::Instant::now();
+        let mut least = usize::MAX;
+        let mut since = Instant::now();
         loop {
             let backlog = self.backlog().await;
-            let manifest = self.manifest().await;
-            let open = manifest
-                .as_ref()
-                .and_then(|manifest| manifest["batches"].as_object())
-                .map_or(0, |open| open.len());
-            if backlog.is_empty() && manifest.is_some() && open == 0 {
+            let manifest = self.manifest().await.expect("a pipeline that was set up has a manifest");
+            let open = manifest["batches"].as_object().map_or(0, serde_json::Map::len);
+            let left = backlog.len() + open;
+            if left == 0 {
                 return;
             }
+            if left < least {
+                (least, since) = (left, Instant::now());
+            }
             assert!(
-                since.elapsed() < patience,
-                "not settled within {patience:?}: {} objects left (first: {:?}), manifest {}",
+                since.elapsed() < NO_PROGRESS,
+                "no progress for {NO_PROGRESS:?}: {} objects left (first: {:?}), batches {}",
                 backlog.len(),
                 backlog.first(),
-                manifest.map_or("missing".to_owned(), |manifest| manifest.to_string())
+                manifest["batches"]
             );
             assert!(
                 self.syncers.iter_mut().any(Process::is_running),
