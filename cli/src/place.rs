@@ -6,6 +6,7 @@ use spillway_bucket::Bucket;
 use spillway_crds::{FieldError, Secrets, ValidatedPipeline, settings, validate};
 use spillway_model::settings::{BucketSettings, ClickHouseSettings};
 use spillway_schema::ClickHouse;
+use tempfile::TempDir;
 
 use crate::{
     exit::{Exit, Failure},
@@ -33,21 +34,32 @@ pub struct Place {
     pub secrets: Secrets,
     pub bucket: BucketSettings,
     pub clickhouse: ClickHouseSettings,
+    /// Holds the credentials. Not the data folder's, which belong to whoever runs there.
+    _files: TempDir,
 }
 
 impl Place {
-    /// Reads the file, checks the pipeline, and writes the credentials that it names below the data folder.
+    /// The place that the command line names.
+    ///
+    /// # Errors
+    /// As [`Place::of`].
+    pub fn read(args: &PlaceArgs) -> Result<Self, Failure> {
+        Self::of(&args.file, &args.data, &format!("http://127.0.0.1:{}", args.clickhouse_port))
+    }
+
+    /// Reads the file, checks the pipeline, and writes the credentials that it names into a folder of their own.
+    /// `data` and `clickhouse` are those of `spillway up`, for what the pipeline doesn't name.
     ///
     /// # Errors
     /// Everything that is wrong with it, by line or field.
-    pub fn read(args: &PlaceArgs) -> Result<Self, Failure> {
-        let (pipeline, secrets) = read_pipeline(&args.file)?;
-        let files = files::write(&pipeline, &secrets, &args.data)
+    pub fn of(file: &Path, data: &Path, clickhouse: &str) -> Result<Self, Failure> {
+        let (pipeline, secrets) = read_pipeline(file)?;
+        let folder = tempfile::tempdir().map_err(|error| Failure::new(Exit::Start, error))?;
+        let files = files::write(&pipeline, &secrets, folder.path())
             .map_err(|error| Failure::new(Exit::Usage, error))?;
-        let bucket = settings::bucket(&pipeline, &files, &bucket_folder(&args.data));
-        let local = format!("http://127.0.0.1:{}", args.clickhouse_port);
-        let clickhouse = settings::clickhouse(&pipeline, &files, &local);
-        Ok(Self { pipeline, secrets, bucket, clickhouse })
+        let bucket = settings::bucket(&pipeline, &files, &bucket_folder(data));
+        let clickhouse = settings::clickhouse(&pipeline, &files, clickhouse);
+        Ok(Self { pipeline, secrets, bucket, clickhouse, _files: folder })
     }
 
     /// Opens the bucket.

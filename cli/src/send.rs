@@ -10,7 +10,7 @@ pub mod verdict;
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, stderr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -35,7 +35,7 @@ use crate::{
     exit::{Exit, Failure},
     log,
     output::{self, Format},
-    place,
+    place::Place,
 };
 
 #[derive(clap::Args)]
@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2)]
     producers: u32,
     /// Requests that each producer may have under way at once
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 32)]
     in_flight: usize,
     /// Records in all
     #[arg(long, default_value_t = 10_000, conflicts_with = "duration")]
@@ -79,9 +79,9 @@ pub struct Args {
     /// What an acknowledgement shall promise [default: what the pipeline says]
     #[arg(long)]
     ack: Option<AckArg>,
-    /// ClickHouse to ask for the verdict
-    #[arg(long, default_value = "http://127.0.0.1:8123", value_name = "URL")]
-    clickhouse: String,
+    /// ClickHouse to ask for the verdict [default: that of FILE, or http://127.0.0.1:8123]
+    #[arg(long, value_name = "URL")]
+    clickhouse: Option<String>,
     /// Database and table to look in [default: spillway.logs, or those of FILE]
     #[arg(long, value_name = "DATABASE.TABLE")]
     table: Option<String>,
@@ -167,22 +167,28 @@ struct Plan {
     keys: BTreeMap<String, String>,
     clickhouse: ClickHouseSettings,
     table: String,
+    /// Keeps its credentials where the settings say they are.
+    _place: Option<Place>,
 }
 
 impl Plan {
     fn make(args: &Args) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(Exit::Usage, message);
-        let mut clickhouse =
-            ClickHouseSettings { url: args.clickhouse.clone(), ..ClickHouseSettings::default() };
         let (mut keys, mut projects) = (BTreeMap::new(), args.projects.clone());
-        if let Some(file) = &args.file {
-            let (pipeline, secrets) = place::read_pipeline(file)?;
-            keys = keys::from_pipeline(&pipeline, &secrets);
+        let local = ClickHouseSettings::default();
+        let place = match &args.file {
+            Some(file) => Some(Place::of(file, Path::new("data"), &local.url)?),
+            None => None,
+        };
+        if let Some(place) = &place {
+            keys = keys::from_pipeline(&place.pipeline, &place.secrets);
             if projects.is_empty() {
                 projects = keys.keys().cloned().collect();
             }
-            let named = spillway_crds::settings::clickhouse(&pipeline, &Default::default(), &args.clickhouse);
-            clickhouse = ClickHouseSettings { url: args.clickhouse.clone(), ..named };
+        }
+        let mut clickhouse = place.as_ref().map_or(local, |place| place.clickhouse.clone());
+        if let Some(url) = &args.clickhouse {
+            clickhouse.url.clone_from(url);
         }
         keys.extend(keys::from_arguments(&args.key, &projects));
         if projects.is_empty() {
@@ -212,6 +218,7 @@ impl Plan {
             keys,
             clickhouse,
             table,
+            _place: place,
         })
     }
 }

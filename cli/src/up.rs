@@ -95,7 +95,11 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
 /// Until there is a reason to stop other than a signal.
 async fn work(args: &Args, up: &Up) -> Result<(), Failure> {
     if args.demo {
-        demo::run(up).await.map_err(|error| Failure::new(Exit::CheckFailed, error))?;
+        tokio::select! {
+            shown = demo::run(up) => shown.map_err(|error| Failure::new(Exit::CheckFailed, error))?,
+            // What ended says why when it is stopped.
+            () = up.ended() => return Ok(()),
+        }
         if args.once {
             return Ok(());
         }

@@ -214,6 +214,16 @@ fn a_file_that_can_not_be_run_ends_it_with_2_and_all_of_its_mistakes() {
 }
 
 #[test]
+fn a_clickhouse_that_can_not_start_ends_it_with_3_and_the_end_of_its_log() {
+    let parent = tempfile::tempdir().unwrap();
+    // The engine reads such names as patterns.
+    let output = Up::new(&parent.path().join("data[1]")).run(Path::new(QUICKSTART), &[]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("did not begin to answer") && stderr.contains("pattern"), "{stderr}");
+}
+
+#[test]
 fn without_python_it_says_what_to_install() {
     let data = tempfile::tempdir().unwrap();
     let mut command = Up::new(data.path()).command(Path::new(QUICKSTART), &[]);

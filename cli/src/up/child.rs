@@ -5,6 +5,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Supervised {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    deaths: Arc<AtomicU32>,
     pub log: PathBuf,
 }
 
@@ -37,9 +42,14 @@ impl Supervised {
     /// When it can't be started the first time.
     pub fn start(name: &'static str, program: Program, log: PathBuf) -> io::Result<Self> {
         let child = program.spawn(&log)?;
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(keep(name, program, child, log.clone(), stop.clone()));
-        Ok(Self { stop, task, log })
+        let (stop, deaths) = (CancellationToken::new(), Arc::default());
+        let task = tokio::spawn(keep(name, program, child, log.clone(), Arc::clone(&deaths), stop.clone()));
+        Ok(Self { stop, task, deaths, log })
+    }
+
+    /// How often it has ended by itself.
+    pub fn deaths(&self) -> u32 {
+        self.deaths.load(Ordering::Relaxed)
     }
 
     /// Asks it to end and waits until it has.
@@ -78,7 +88,14 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-async fn keep(name: &'static str, program: Program, mut child: Child, log: PathBuf, stop: CancellationToken) {
+async fn keep(
+    name: &'static str,
+    program: Program,
+    mut child: Child,
+    log: PathBuf,
+    deaths: Arc<AtomicU32>,
+    stop: CancellationToken,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
@@ -88,6 +105,7 @@ async fn keep(name: &'static str, program: Program, mut child: Child, log: PathB
             status = child.wait() => status,
             () = stop.cancelled() => return end(name, child).await,
         };
+        deaths.fetch_add(1, Ordering::Relaxed);
         if started.elapsed() > STEADY {
             pause = FIRST_PAUSE;
         }
@@ -155,6 +173,7 @@ mod tests {
         let child = Supervised::start("test", shell("echo $$; exit 1"), log.clone()).unwrap();
         let pids = until(&log, 2).await;
         assert_ne!(pids[0], pids[1]);
+        assert!(child.deaths() >= 1);
         child.stop().await;
     }
 

@@ -20,6 +20,9 @@ use super::{
 /// Until it answers; the first start of a large data folder takes a while.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Ends so often before it has answered, and it is not tried again.
+const GIVE_UP: u32 = 3;
+
 /// Which ClickHouse.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -53,7 +56,7 @@ pub enum StartError {
     Data { path: PathBuf, source: io::Error },
     #[error("can't start {program}: {source}")]
     Spawn { program: PathBuf, source: io::Error },
-    #[error("ClickHouse did not answer on {url} within {PATIENCE:?}; its log {log} ends with:\n{tail}")]
+    #[error("ClickHouse did not begin to answer on {url}; its log {log} ends with:\n{tail}")]
     Silent { url: String, log: PathBuf, tail: String },
 }
 
@@ -101,7 +104,7 @@ pub async fn start(choice: Choice, data: &Path, port: u16) -> Result<Running, St
     let child = Supervised::start("clickhouse", program, log)
         .map_err(|source| StartError::Spawn { program: path, source })?;
     let url = format!("http://{address}");
-    if answers(&url).await {
+    if answers(&url, &child).await {
         return Ok(Running { url, name, child: Some(child) });
     }
     let log = child.log.clone();
@@ -118,10 +121,11 @@ async fn prepare_front(folder: PathBuf, port: u16) -> Result<Program, StartError
     }
 }
 
-async fn answers(url: &str) -> bool {
+/// Whether it answers in time. One that ends again and again will not.
+async fn answers(url: &str, child: &Supervised) -> bool {
     let started = Instant::now();
     let client = reqwest::Client::new();
-    while started.elapsed() < PATIENCE {
+    while started.elapsed() < PATIENCE && child.deaths() < GIVE_UP {
         let ping = client.get(format!("{url}/ping")).timeout(Duration::from_secs(2)).send().await;
         if ping.is_ok_and(|answer| answer.status().is_success()) {
             return true;
