@@ -90,17 +90,18 @@ fn drain(port: u16, key: &str) -> String {
     )
 }
 
+fn query(port: u16, sql: &str) -> String {
+    let length = sql.len();
+    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}");
+    let answer = ask(port, &format!("{head}\r\n\r\n{sql}"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned()
+}
+
 fn rows(port: u16) -> String {
-    let query = "SELECT count() FROM spillway.logs";
-    let answer = ask(
-        port,
-        &format!(
-            "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{query}",
-            query.len()
-        ),
-    );
-    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-    body.lines().map(str::trim).filter(|line| !line.is_empty()).next_back().unwrap_or_default().to_owned()
+    let body = query(port, "SELECT count() FROM spillway.logs");
+    // In chunks or not: the figure is the last line that is neither empty nor the length of the last chunk.
+    body.lines().map(str::trim).rfind(|line| !line.is_empty() && *line != "0").unwrap_or("0").to_owned()
 }
 
 /// Names of the metrics that a process offers.
@@ -151,6 +152,50 @@ fn a_record_is_still_there_after_a_drain_and_a_restart() {
         assert_eq!(status.code(), Some(0), "{logs}");
         assert!(!logs.contains("quickstart-key"), "a key is in the logs:\n{logs}");
     }
+}
+
+/// Another command about the pipeline that `up` runs.
+fn about(up: &Up, data: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let port = up.clickhouse.to_string();
+    let place =
+        ["-f", QUICKSTART, "--data", &data.to_string_lossy(), "--clickhouse-port", &port].map(str::to_owned);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+    let output = command.args(args).args(place).output().unwrap();
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn an_audit_agrees_with_what_was_sent_until_somebody_doubles_a_row() {
+    let data = tempfile::tempdir().unwrap();
+    let up = Up::new(data.path());
+    let mut child = up.command(Path::new(QUICKSTART), &[]).stderr(Stdio::null()).spawn().unwrap();
+    until("the port opens", || TcpStream::connect(("127.0.0.1", up.http)).is_ok());
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let sent = Command::new(env!("CARGO_BIN_EXE_spillway"))
+        .args(["send", "-f", QUICKSTART, "--records", "3000", "--url", &url(up.http)])
+        .args(["--clickhouse", &url(up.clickhouse)])
+        .output()
+        .unwrap();
+    let verdict = text(&sent.stderr);
+    assert_eq!(sent.status.code(), Some(0), "{verdict}");
+    assert!(verdict.contains("acknowledged=3000 rows=3000 missing=0 duplicated=0"), "{verdict}");
+
+    let audit = || about(&up, data.path(), &["audit", "--metrics", &url(up.admin)]);
+    let (code, report) = audit();
+    assert_eq!(code, Some(0), "{report}");
+    until("the syncer says how it is", || {
+        let (code, report) = about(&up, data.path(), &["status", "--metrics", &url(up.admin)]);
+        code == Some(0) && report.contains("\"stagedRecords\":3000") && report.contains("\"loaded\":1500")
+    });
+    let (code, report) = about(&up, data.path(), &["dead-letters", "list"]);
+    assert!(code == Some(0) && report.trim() == "[]", "{report}");
+
+    query(up.clickhouse, "INSERT INTO spillway.logs SELECT * FROM spillway.logs LIMIT 1");
+    let (code, report) = audit();
+    assert_eq!(code, Some(1), "{report}");
+    assert!(report.contains("more than once"), "{report}");
+    signal(&child, rustix::process::Signal::TERM);
+    child.wait().unwrap();
 }
 
 #[test]

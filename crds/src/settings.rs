@@ -9,7 +9,7 @@ use std::{
 };
 
 use spillway_model::settings::{
-    Ack, BucketSettings, ClickHouseSettings, IngestSettings, MessageIndex, Objects, Place, S3Settings,
+    Ack, BucketSettings, ClickHouseSettings, IngestSettings, MessageIndex, Objects, Place, S3Settings, Span,
     SyncerSettings, ViewSettings,
 };
 pub use tenants::tenants_file;
@@ -173,8 +173,10 @@ pub fn syncer(
     settings.admin = admin;
     set(&mut settings.interval, *interval);
     if matches!(settings.bucket.place, Place::Directory(_)) {
-        // Listing one costs nothing, so there is no reason to let the first record after a quiet time wait.
+        // Listing and writing there cost nothing, so there is no reason to let the first record after a quiet time
+        // wait, or whoever asks for the status.
         settings.idle_interval = settings.interval;
+        settings.status_interval = Span::secs(1);
     }
     set(&mut settings.idle_interval, *idle_interval);
     set(&mut settings.concurrency, *concurrency);
