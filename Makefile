@@ -8,7 +8,7 @@ ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test crash bench lint tools pytest crd
+.PHONY: help run test crash bench lint tools bins pytest crd
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,13 +17,13 @@ run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until
 	cargo build -p spillway-cli
 	@exec target/debug/spillway up -f examples/quickstart.yaml --demo $(ARGS)
 
-test: tools pytest ## Run every test
+test: tools pytest bins ## Run every test
 	@mkdir -p target
 	cargo test --workspace 2>&1 | tee target/test.log
 	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
 		END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 }' target/test.log
 
-crash: tools ## Kill it at every step and count the rows
+crash: tools bins ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
 
 bench: tools ## Measure against the machine's own limits, into target/bench.json
@@ -35,6 +35,10 @@ lint: ## Formatting and clippy, warnings are errors
 
 tools: ## Fetch and build what the tests start (MinIO, chdb-core)
 	tests/tools/install.sh
+
+# System tests start the programs as they are installed.
+bins:
+	cargo build --workspace --bins
 
 pytest: tools
 	@test -x $(PYTEST)/bin/pytest || { python3 -m venv --clear $(PYTEST) && \
