@@ -1,17 +1,25 @@
 //! Where a pipeline's bucket and ClickHouse are, for the commands that look at them from outside.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use spillway_bucket::Bucket;
-use spillway_crds::{FieldError, Secrets, ValidatedPipeline, settings, validate};
-use spillway_model::settings::{BucketSettings, ClickHouseSettings};
+use spillway_crds::{
+    FieldError, Secrets, ValidatedPipeline,
+    settings::{self, Files},
+    validate,
+};
+use spillway_model::settings::{self as model, BucketSettings, ClickHouseSettings};
 use spillway_schema::ClickHouse;
 use tempfile::TempDir;
 
 use crate::{
     exit::{Exit, Failure},
     manifest,
-    up::files,
+    up::{files, signals::Signals},
 };
 
 /// Which pipeline.
@@ -30,8 +38,6 @@ pub struct PlaceArgs {
 
 /// A pipeline that was read and checked.
 pub struct Place {
-    pub pipeline: ValidatedPipeline,
-    pub secrets: Secrets,
     pub bucket: BucketSettings,
     pub clickhouse: ClickHouseSettings,
     /// Holds the credentials. Not the data folder's, which belong to whoever runs there.
@@ -39,34 +45,34 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place that the command line names.
-    ///
-    /// # Errors
-    /// As [`Place::of`].
-    pub fn read(args: &PlaceArgs) -> Result<Self, Failure> {
-        Self::of(&args.file, &args.data, &format!("http://127.0.0.1:{}", args.clickhouse_port))
-    }
-
-    /// Reads the file, checks the pipeline, and writes the credentials that it names into a folder of their own.
-    /// `data` and `clickhouse` are those of `spillway up`, for what the pipeline doesn't name.
+    /// Reads the file that the command line names, checks the pipeline, and writes the credentials that it names into
+    /// a folder of their own.
     ///
     /// # Errors
     /// Everything that is wrong with it, by line or field.
-    pub fn of(file: &Path, data: &Path, clickhouse: &str) -> Result<Self, Failure> {
-        let (pipeline, secrets) = read_pipeline(file)?;
-        let folder = tempfile::tempdir().map_err(|error| Failure::new(Exit::Start, error))?;
-        let files = files::write(&pipeline, &secrets, folder.path())
-            .map_err(|error| Failure::new(Exit::Usage, error))?;
-        let bucket = settings::bucket(&pipeline, &files, &bucket_folder(data));
-        let clickhouse = settings::clickhouse(&pipeline, &files, clickhouse);
-        Ok(Self { pipeline, secrets, bucket, clickhouse, _files: folder })
+    pub fn read(args: &PlaceArgs) -> Result<Self, Failure> {
+        let (pipeline, secrets) = read_pipeline(&args.file)?;
+        let (files, folder) = write_files(&pipeline, &secrets)?;
+        let bucket = settings::bucket(&pipeline, &files, &bucket_folder(&args.data));
+        let local = format!("http://127.0.0.1:{}", args.clickhouse_port);
+        let clickhouse = settings::clickhouse(&pipeline, &files, &local);
+        Ok(Self { bucket, clickhouse, _files: folder })
     }
 
     /// Opens the bucket.
     ///
     /// # Errors
-    /// When its settings can't work.
+    /// When its settings can't work, or when it is a folder that isn't there: opening would make it.
     pub async fn open_bucket(&self) -> Result<Bucket, Failure> {
+        if let model::Place::Directory(folder) = &self.bucket.place
+            && !folder.is_dir()
+        {
+            let folder = folder.display();
+            return Err(Failure::new(
+                Exit::Start,
+                format!("there is no bucket {folder}; check --file and --data"),
+            ));
+        }
         Bucket::open(&self.bucket).await.map_err(|error| Failure::new(Exit::Start, error))
     }
 
@@ -81,6 +87,47 @@ impl Place {
     /// The table, as SQL names it.
     pub fn table(&self) -> String {
         format!("{}.{}", self.clickhouse.database, self.clickhouse.table)
+    }
+}
+
+/// The ClickHouse of a pipeline, or `local` where it names none, for one that needn't have the bucket's credentials.
+/// Its own are in the folder.
+///
+/// # Errors
+/// When a Secret or one of its entries is missing.
+pub fn clickhouse(
+    pipeline: &ValidatedPipeline,
+    secrets: &Secrets,
+    local: &str,
+) -> Result<(ClickHouseSettings, TempDir), Failure> {
+    let mut pipeline = pipeline.clone();
+    pipeline.storage.s3 = None;
+    let (files, folder) = write_files(&pipeline, secrets)?;
+    Ok((settings::clickhouse(&pipeline, &files, local), folder))
+}
+
+/// Into a folder of their own, which only we can read, and which goes when it is dropped.
+fn write_files(pipeline: &ValidatedPipeline, secrets: &Secrets) -> Result<(Files, TempDir), Failure> {
+    let ours = Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new()
+        .prefix("spillway-")
+        .permissions(ours)
+        .tempdir()
+        .map_err(|error| Failure::new(Exit::Start, error))?;
+    let files =
+        files::write(pipeline, secrets, folder.path()).map_err(|error| Failure::new(Exit::Usage, error))?;
+    Ok((files, folder))
+}
+
+/// Runs a command until it is done or a signal comes. A signal's own default would leave the credentials behind.
+///
+/// # Errors
+/// Those of the command, and that it was interrupted.
+pub async fn until_interrupted(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen().map_err(|error| Failure::new(Exit::Start, error))?;
+    tokio::select! {
+        done = work => done,
+        () = signals.next() => Err(Failure::new(Exit::Forced, "interrupted")),
     }
 }
 
@@ -106,4 +153,63 @@ pub fn read_pipeline(file: &Path) -> Result<(ValidatedPipeline, Secrets), Failur
 pub fn wrong(file: &Path, errors: &[FieldError]) -> Failure {
     let lines: Vec<String> = errors.iter().map(|error| format!("\n  {error}")).collect();
     Failure::new(Exit::Usage, format!("{} can't be run:{}", file.display(), lines.concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const FILE: &str = "apiVersion: spillway.dev/v1alpha1\nkind: LogPipeline\nmetadata: {name: p}\n\
+        spec:\n  storage: {s3: {bucket: logs, credentialsSecretRef: {name: missing}}}\n  \
+        clickhouse: {url: 'http://ch:8123', credentialsSecretRef: {name: ch}}\n---\n\
+        apiVersion: v1\nkind: Secret\nmetadata: {name: ch}\nstringData: {username: u, password: other}\n---\n\
+        apiVersion: v1\nkind: Secret\nmetadata: {name: s3}\n\
+        stringData: {access_key_id: other, secret_access_key: other}\n";
+
+    fn args(text: &str, folder: &Path) -> PlaceArgs {
+        let file = folder.join("pipeline.yaml");
+        fs::write(&file, text).unwrap();
+        PlaceArgs { file, data: folder.join("data"), clickhouse_port: 1 }
+    }
+
+    #[test]
+    fn looking_at_a_pipeline_leaves_the_credentials_of_a_running_one_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args(&FILE.replace("missing", "s3"), folder.path());
+        let running = args.data.join("secrets/clickhouse/password");
+        fs::create_dir_all(running.parent().unwrap()).unwrap();
+        fs::write(&running, "theirs").unwrap();
+        let place = Place::read(&args).unwrap();
+        let ours = place.clickhouse.credentials_dir.clone().unwrap();
+        assert_eq!(fs::read_to_string(ours.join("password")).unwrap(), "other");
+        assert_eq!(fs::read_to_string(&running).unwrap(), "theirs");
+        assert!(!args.data.join("secrets/s3").exists());
+        let temporary = place._files.path().to_owned();
+        assert_eq!(fs::metadata(&temporary).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(place);
+        assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn the_table_can_be_asked_without_the_credentials_of_the_bucket() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args(FILE, folder.path());
+        let (pipeline, secrets) = read_pipeline(&args.file).unwrap();
+        let (settings, _files) = clickhouse(&pipeline, &secrets, "http://local").unwrap();
+        let folder = settings.credentials_dir.unwrap();
+        assert_eq!(fs::read_to_string(folder.join("password")).unwrap(), "other");
+        assert_eq!(settings.url, "http://ch:8123");
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_is_not_there_is_not_made_by_looking_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipeline = FILE.split("  storage").next().unwrap().replace("spec:\n", "spec: {}\n");
+        let args = args(&pipeline, folder.path());
+        let failure = Place::read(&args).unwrap().open_bucket().await.err().unwrap();
+        assert_eq!(failure.exit, Exit::Start);
+        assert!(!args.data.exists());
+    }
 }

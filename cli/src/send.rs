@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod generator;
 pub mod keys;
+pub mod patience;
 pub mod producer;
 pub mod record_set;
 pub mod verdict;
@@ -10,7 +11,7 @@ pub mod verdict;
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, stderr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -23,11 +24,16 @@ use spillway_model::{
     settings::{ClickHouseSettings, Span},
 };
 use spillway_schema::ClickHouse;
-use tokio::time::{Instant, sleep};
+use tempfile::TempDir;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     generator::{Load, Producer},
+    patience::{Next, Patience},
     producer::{Outcome, Pace, Progress, Target},
     verdict::Verdict,
 };
@@ -35,8 +41,13 @@ use crate::{
     exit::{Exit, Failure},
     log,
     output::{self, Format},
-    place::Place,
+    place,
+    up::signals::Signals,
 };
+
+/// How long after everything is there it is looked once more whether something is there twice. A second insert of the
+/// same rows follows the first within a retry's pause.
+const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -68,7 +79,7 @@ pub struct Args {
     #[arg(long)]
     duration: Option<Span>,
     /// Records per second over all producers [default: as fast as they are answered]
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     rate: Option<f64>,
     /// Records per request
     #[arg(long, default_value_t = 100)]
@@ -103,6 +114,16 @@ pub struct Args {
     /// Write the result as JSON [default: unless on a terminal]
     #[arg(long)]
     json: bool,
+}
+
+/// Anything slower than a record in a quarter of an hour is a mistake.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (0.001..=1e12).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("expected at least 0.001 records per second".to_owned())
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -146,13 +167,33 @@ struct Quantiles {
 /// When it can't begin, or when ClickHouse can't be asked at the end.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
     log::start(None, "warn");
+    let stop = CancellationToken::new();
+    tokio::select! {
+        done = work(&args, stop.clone()) => done,
+        failure = interrupted(&stop) => Err(failure),
+    }
+}
+
+/// The first signal stops the sending, and what was sent is judged; the second one ends it at once.
+async fn interrupted(stop: &CancellationToken) -> Failure {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return Failure::new(Exit::Start, error),
+    };
+    signals.next().await;
+    output::note("stopping, then judging what was sent; a second signal ends it at once");
+    stop.cancel();
+    signals.next().await;
+    Failure::new(Exit::Forced, "ended by a second signal: what was sent is not judged")
+}
+
+async fn work(args: &Args, stop: CancellationToken) -> Result<Exit, Failure> {
     let format = Format::choose(args.json);
-    let plan = Plan::make(&args)?;
-    let stop = stop_on_signal();
+    let plan = Plan::make(args)?;
     let started = Instant::now();
-    let outcomes = send(&args, &plan, stop).await;
+    let outcomes = send(args, &plan, stop).await;
     let seconds = started.elapsed().as_secs_f64();
-    let verdict = if args.no_verdict { None } else { Some(await_verdict(&args, &plan, &outcomes).await?) };
+    let verdict = if args.no_verdict { None } else { Some(await_verdict(args, &plan, &outcomes).await?) };
     let report = Report::new(&plan.run, seconds, &outcomes, verdict);
     report.show(format)?;
     let good = report.errors.is_empty() && report.verdict.as_ref().is_none_or(Verdict::is_good);
@@ -167,26 +208,26 @@ struct Plan {
     keys: BTreeMap<String, String>,
     clickhouse: ClickHouseSettings,
     table: String,
-    /// Keeps its credentials where the settings say they are.
-    _place: Option<Place>,
+    /// Holds ClickHouse's credentials.
+    _files: Option<TempDir>,
 }
 
 impl Plan {
     fn make(args: &Args) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(Exit::Usage, message);
         let (mut keys, mut projects) = (BTreeMap::new(), args.projects.clone());
-        let local = ClickHouseSettings::default();
-        let place = match &args.file {
-            Some(file) => Some(Place::of(file, Path::new("data"), &local.url)?),
-            None => None,
-        };
-        if let Some(place) = &place {
-            keys = keys::from_pipeline(&place.pipeline, &place.secrets);
+        let (mut clickhouse, mut files) = (ClickHouseSettings::default(), None);
+        if let Some(file) = &args.file {
+            let (pipeline, secrets) = place::read_pipeline(file)?;
+            keys = keys::from_pipeline(&pipeline, &secrets);
             if projects.is_empty() {
                 projects = keys.keys().cloned().collect();
             }
+            if !args.no_verdict {
+                let (settings, folder) = place::clickhouse(&pipeline, &secrets, &clickhouse.url)?;
+                (clickhouse, files) = (settings, Some(folder));
+            }
         }
-        let mut clickhouse = place.as_ref().map_or(local, |place| place.clickhouse.clone());
         if let Some(url) = &args.clickhouse {
             clickhouse.url.clone_from(url);
         }
@@ -218,7 +259,7 @@ impl Plan {
             keys,
             clickhouse,
             table,
-            _place: place,
+            _files: files,
         })
     }
 }
@@ -263,13 +304,17 @@ async fn send(args: &Args, plan: &Plan, stop: CancellationToken) -> Vec<Outcome>
     }
     let bar = bar(until.is_none().then_some(args.records));
     let watch = tokio::spawn(show_progress(bar.clone(), Arc::clone(&progress)));
-    let mut outcomes = Vec::new();
-    for task in tasks {
-        // A panic has been reported by the runtime already.
-        outcomes.extend(task.await);
-    }
+    let outcomes = collect(tasks).await;
     watch.abort();
     bar.finish_and_clear();
+    outcomes
+}
+
+async fn collect(tasks: Vec<JoinHandle<Outcome>>) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        outcomes.push(task.await.unwrap_or_else(Outcome::lost));
+    }
     outcomes
 }
 
@@ -304,43 +349,24 @@ async fn show_progress(bar: ProgressBar, progress: Arc<Progress>) {
     }
 }
 
-/// Asks until everything is there, and at most for `--patience`.
+/// Asks until everything is there and stays so, and at most for `--patience`.
 async fn await_verdict(args: &Args, plan: &Plan, outcomes: &[Outcome]) -> Result<Verdict, Failure> {
     let failed = |error| Failure::new(Exit::CheckFailed, format!("there is no verdict: {error}"));
     let client = ClickHouse::connect(&plan.clickhouse).map_err(failed)?;
     let sent: Vec<_> = outcomes.iter().map(|outcome| outcome.sent.clone()).collect();
-    let started = Instant::now();
-    let mut late = None;
+    let last = outcomes.iter().filter_map(|outcome| outcome.last_acknowledged).max();
+    let last = last.unwrap_or_else(Instant::now);
+    let mut patience = Patience::new(args.late.get(), args.patience.get(), SETTLE);
     loop {
+        let began = last.elapsed();
         let judged = verdict::judge(&client, &plan.table, &plan.run, &sent).await;
-        let over = started.elapsed() >= args.patience.get();
-        if let Ok(verdict) = &judged
-            && late.is_none()
-            && started.elapsed() >= args.late.get()
-        {
-            late = Some(verdict.missing);
-        }
-        match judged {
-            Ok(mut verdict) if verdict.missing == 0 || over => {
-                verdict.late = late.unwrap_or(0).saturating_sub(verdict.missing);
-                return Ok(verdict);
-            }
-            Err(error) if over => return Err(failed(error)),
+        let missing = judged.as_ref().ok().map(|verdict| verdict.missing);
+        match patience.after(began, last.elapsed(), missing) {
             // Not loaded yet, or ClickHouse is away for the moment.
-            Ok(_) | Err(_) => sleep(Duration::from_millis(250)).await,
+            Next::LookAgainIn(pause) => sleep(pause).await,
+            Next::Enough { late } => return Ok(Verdict { late, ..judged.map_err(failed)? }),
         }
     }
-}
-
-fn stop_on_signal() -> CancellationToken {
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            token.cancel();
-        }
-    });
-    stop
 }
 
 impl Report {
@@ -349,16 +375,18 @@ impl Report {
         let mut latencies: Vec<f64> =
             outcomes.iter().flat_map(|outcome| outcome.latencies.iter().copied()).collect();
         latencies.sort_by(f64::total_cmp);
+        let mut errors: Vec<String> =
+            outcomes.iter().filter_map(|outcome| outcome.error.as_ref()).map(ToString::to_string).collect();
+        let sent: u64 = outcomes.iter().map(|outcome| outcome.sent.count).sum();
+        if acknowledged == 0 && sent > 0 {
+            errors.push(format!("none of {} records was acknowledged", output::count(sent)));
+        }
         Self {
             run: run.to_owned(),
             seconds,
             records_per_second: acknowledged as f64 / seconds.max(1e-9),
             ack_ms: Quantiles::of(&latencies),
-            errors: outcomes
-                .iter()
-                .filter_map(|outcome| outcome.error.as_ref())
-                .map(ToString::to_string)
-                .collect(),
+            errors,
             verdict,
         }
     }
@@ -400,5 +428,34 @@ impl Quantiles {
             sorted.get((last as f64 * part).round() as usize).copied().unwrap_or(0.0)
         };
         Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_producer_that_broke_off_is_an_error() {
+        let broken = tokio::spawn(async { panic!("for the test") });
+        let outcomes = collect(vec![broken]).await;
+        let report = Report::new("run", 1.0, &outcomes, None);
+        assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
+    }
+
+    #[test]
+    fn sending_without_a_single_acknowledgement_is_an_error() {
+        let mut outcome = Outcome::new("p".into());
+        outcome.sent.unclear(0);
+        assert_eq!(Report::new("run", 1.0, &[outcome], None).errors, ["none of 1 records was acknowledged"]);
+        assert!(Report::new("run", 1.0, &[Outcome::new("p".into())], None).errors.is_empty());
+    }
+
+    #[test]
+    fn a_rate_at_which_nothing_is_ever_sent_is_refused() {
+        for text in ["0", "-1", "NaN", "inf", "1e-300", "fast"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        assert_eq!(rate("0.5"), Ok(0.5));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use reqwest::{Client, RequestBuilder, header};
 use spillway_model::UnixNanos;
 use tokio::{
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,10 @@ pub enum ProducerError {
     Refused { url: String, status: u16, body: String },
     #[error("{url} took nothing for {waited:?} ({why}); check that it runs, or raise --give-up")]
     GaveUp { url: String, waited: Duration, why: String },
+    #[error(
+        "a producer broke off ({0}), so not all that was sent is judged; this is a defect, please report it"
+    )]
+    Lost(JoinError),
 }
 
 /// What a producer did.
@@ -72,6 +76,7 @@ pub struct Outcome {
     pub sent: Sent,
     /// From sending a request to its acknowledgement, in milliseconds.
     pub latencies: Vec<f64>,
+    pub last_acknowledged: Option<Instant>,
     pub error: Option<ProducerError>,
 }
 
@@ -79,8 +84,8 @@ pub struct Outcome {
 struct Delivery {
     first: u64,
     count: usize,
-    /// From sending to the answer.
-    took: Duration,
+    sent_at: Instant,
+    answered: Instant,
     /// `Err(None)`: stopped before it was taken.
     result: Result<Answer, Option<ProducerError>>,
 }
@@ -93,7 +98,7 @@ pub async fn run(
     progress: Arc<Progress>,
     stop: CancellationToken,
 ) -> Outcome {
-    let mut outcome = Outcome { sent: Sent::new(producer.name()), latencies: Vec::new(), error: None };
+    let mut outcome = Outcome::new(producer.name());
     let mut under_way: JoinSet<Delivery> = JoinSet::new();
     let started = Instant::now();
     let mut made: u64 = 0;
@@ -110,7 +115,7 @@ pub async fn run(
             break;
         }
         while under_way.len() >= pace.in_flight
-            && let Some(Ok(delivery)) = under_way.join_next().await
+            && let Some(delivery) = under_way.join_next().await
         {
             outcome.take(delivery, &progress);
         }
@@ -121,25 +126,39 @@ pub async fn run(
         under_way.spawn(async move {
             let sent_at = Instant::now();
             let result = deliver(&target, &pace, body, &progress, &stop).await;
-            Delivery { first, count, took: sent_at.elapsed(), result }
+            Delivery { first, count, sent_at, answered: Instant::now(), result }
         });
     }
     while let Some(delivery) = under_way.join_next().await {
-        // A panic has been reported by the runtime already.
-        if let Ok(delivery) = delivery {
-            outcome.take(delivery, &progress);
-        }
+        outcome.take(delivery, &progress);
     }
     outcome
 }
 
 impl Outcome {
-    fn take(&mut self, delivery: Delivery, progress: &Progress) {
-        let Delivery { first, count, took, result } = delivery;
+    /// Of a producer that has not sent yet.
+    pub fn new(producer: String) -> Self {
+        Self { sent: Sent::new(producer), latencies: Vec::new(), last_acknowledged: None, error: None }
+    }
+
+    /// Of a producer that has left nothing but this.
+    pub fn lost(error: JoinError) -> Self {
+        Self { error: Some(ProducerError::Lost(error)), ..Self::new(String::new()) }
+    }
+
+    fn take(&mut self, delivery: Result<Delivery, JoinError>, progress: &Progress) {
+        let Delivery { first, count, sent_at, answered, result } = match delivery {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                self.error = Some(ProducerError::Lost(error));
+                return;
+            }
+        };
         let numbers = first..first + count as u64;
         match result {
             Ok(Answer::Accepted { refused }) => {
-                self.latencies.push(took.as_secs_f64() * 1000.0);
+                self.latencies.push((answered - sent_at).as_secs_f64() * 1000.0);
+                self.last_acknowledged = self.last_acknowledged.max(Some(answered));
                 for (at, number) in numbers.enumerate() {
                     if refused.contains(&at) {
                         self.sent.refuse(number)

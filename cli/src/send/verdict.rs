@@ -40,9 +40,10 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Nothing missing, nothing twice, nothing that was not sent.
+    /// Nothing missing, nothing twice, nothing that was not sent, and something to judge by.
     pub fn is_good(&self) -> bool {
-        self.missing == 0 && self.duplicated == 0 && self.unexpected == 0
+        let is_blank = self.acknowledged == 0 && self.sent > 0;
+        !is_blank && self.missing == 0 && self.duplicated == 0 && self.unexpected == 0
     }
 
     /// The line that scripts look for.
@@ -273,5 +274,12 @@ mod tests {
         sent.refuse(10);
         let numbers: Vec<u64> = (0..11).collect();
         assert_eq!(judged(&sent, &numbers).unexpected, 1);
+    }
+
+    #[test]
+    fn nothing_acknowledged_is_nothing_proven() {
+        assert!(!Verdict { sent: 10, unclear: 10, ..Verdict::default() }.is_good());
+        assert!(Verdict { sent: 10, acknowledged: 1, unclear: 9, ..Verdict::default() }.is_good());
+        assert!(Verdict::default().is_good());
     }
 }
