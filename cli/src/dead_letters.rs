@@ -13,7 +13,7 @@ use crate::{
     exit::{Exit, Failure},
     log,
     output::Format,
-    place::{Place, PlaceArgs},
+    place::{self, Place, PlaceArgs},
 };
 
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ enum Command {
     /// Dead-letter objects with their rows, projects and reasons, oldest first
     List {
         /// Only those of batches made on this day, such as 2026-01-31
-        #[arg(long)]
+        #[arg(long, value_name = "DATE", value_parser = date)]
         date: Option<String>,
         /// At most so many, the newest
         #[arg(long, default_value_t = 100)]
@@ -57,12 +57,25 @@ enum Command {
     },
 }
 
+fn date(text: &str) -> Result<String, String> {
+    let shape = text.len() == 10
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    if shape { Ok(text.to_owned()) } else { Err("expected a day such as 2026-01-31".to_owned()) }
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// When bucket or rows can't be used.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
     log::start(None, "error");
+    place::until_interrupted(work(args)).await
+}
+
+async fn work(args: Args) -> Result<Exit, Failure> {
     let format = Format::choose(args.json);
     let place = Place::read(&args.place)?;
     let bucket = place.open_bucket().await?;
@@ -80,6 +93,6 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
             replay::run(&bucket, &clickhouse, &place.table(), &keys, rows.as_deref(), format).await
         }
     };
-    done.map_err(|error| Failure::new(Exit::CheckFailed, error))?;
+    done.map_err(|error| Failure::new(error.exit(), error))?;
     Ok(Exit::Done)
 }

@@ -7,6 +7,8 @@ use spillway_model::{CodecError, RowError, object::DEAD_LETTER_DIR};
 use spillway_schema::ClickHouseError;
 use spillway_syncer::dead::{self, DeadLetter};
 
+use crate::exit::Exit;
+
 /// Where replays are noted, relative to the bucket's prefix.
 const REPLAYS_DIR: &str = "_spillway/replays/";
 const PAGE: usize = 1000;
@@ -40,6 +42,24 @@ pub enum DeadLetterError {
     Note(#[from] serde_json::Error),
     #[error("{key} holds something else already; this is a defect, please report it")]
     Taken { key: String },
+}
+
+impl DeadLetterError {
+    /// How a command ends with it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::NotAKey { .. } | Self::Rows { .. } => Exit::Usage,
+            Self::Bucket(_) | Self::ClickHouse(_) => Exit::Start,
+            Self::Gone { .. }
+            | Self::Damaged { .. }
+            | Self::Row { .. }
+            | Self::Name { .. }
+            | Self::OtherRows { .. }
+            | Self::Encode(_)
+            | Self::Note(_)
+            | Self::Taken { .. } => Exit::CheckFailed,
+        }
+    }
 }
 
 /// Keys of dead letters, oldest first.
