@@ -9,7 +9,7 @@ use crate::{
     exit::{Exit, Failure},
     log,
     output::{self, Format, Table},
-    place::{Place, PlaceArgs},
+    place::{self, Place, PlaceArgs},
 };
 
 #[derive(clap::Args)]
@@ -17,7 +17,7 @@ pub struct Args {
     #[command(flatten)]
     place: PlaceArgs,
     /// Admin address of an ingest process; may be repeated
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     metrics: Vec<String>,
     /// Rows that were loaded and are no longer in the table are taken for expired, not for lost
     #[arg(long)]
@@ -39,13 +39,15 @@ pub struct Check {
     pub detail: String,
 }
 
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// How a check came out, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Ok,
     /// Worth a look, but can be harmless.
     Warning,
+    /// What it compares could not be seen, so it says nothing. An audit with such a check is not a good one.
+    NotLookedAt,
     Failed,
 }
 
@@ -64,6 +66,10 @@ struct Report {
 /// When something can't be looked at.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
     log::start(None, "error");
+    place::until_interrupted(work(args)).await
+}
+
+async fn work(args: Args) -> Result<Exit, Failure> {
     let format = Format::choose(args.json);
     let place = Place::read(&args.place)?;
     let bucket = place.open_bucket().await?;
@@ -77,13 +83,21 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     };
     let seen = look.all().await.map_err(|error| Failure::new(Exit::Start, error))?;
     let checks = judge::judge(&seen, args.allow_expired);
-    let good = checks.iter().all(|check| check.result != Outcome::Failed);
-    let report = Report { seq: seen.manifest.seq, good, checks };
+    let worst = worst(&checks);
+    let report = Report { seq: seen.manifest.seq, good: worst < Outcome::NotLookedAt, checks };
     match format {
         Format::Json => output::json(&report).map_err(|error| Failure::new(Exit::CheckFailed, error))?,
         Format::Human => output::line(&report.text()),
     }
-    Ok(if good { Exit::Done } else { Exit::CheckFailed })
+    Ok(match worst {
+        Outcome::Ok | Outcome::Warning => Exit::Done,
+        Outcome::NotLookedAt => Exit::Start,
+        Outcome::Failed => Exit::CheckFailed,
+    })
+}
+
+fn worst(checks: &[Check]) -> Outcome {
+    checks.iter().map(|check| check.result).max().unwrap_or(Outcome::NotLookedAt)
 }
 
 impl Report {
@@ -93,11 +107,16 @@ impl Report {
             let result = match result {
                 Outcome::Ok => "ok",
                 Outcome::Warning => "warning",
+                Outcome::NotLookedAt => "not looked at",
                 Outcome::Failed => "FAILED",
             };
             table.row([*name, result, detail]);
         }
-        let word = if self.good { "ok" } else { "FAILED" };
+        let word = match worst(&self.checks) {
+            Outcome::Ok | Outcome::Warning => "ok",
+            Outcome::NotLookedAt => "INCOMPLETE",
+            Outcome::Failed => "FAILED",
+        };
         format!("{}\n\naudit: {word} (manifest seq {})", table.render(), self.seq)
     }
 }

@@ -1,6 +1,17 @@
 //! Reads the Prometheus text of `/metrics`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// What a process answered.
+#[derive(Clone, Debug, Default)]
+pub struct Scrape {
+    pub samples: Vec<Sample>,
+    /// Names of the metrics that it offers, also of those without a sample so far. Counters without `_total`.
+    pub families: BTreeSet<String>,
+}
 
 /// One sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +36,7 @@ pub enum MetricsError {
 ///
 /// # Errors
 /// When it does not answer.
-pub async fn fetch(url: &str) -> Result<Vec<Sample>, MetricsError> {
+pub async fn fetch(url: &str) -> Result<Scrape, MetricsError> {
     let url = if url.ends_with("/metrics") {
         url.to_owned()
     } else {
@@ -40,9 +51,12 @@ pub async fn fetch(url: &str) -> Result<Vec<Sample>, MetricsError> {
     Ok(parse(&answer.text().await.map_err(unreachable)?))
 }
 
-/// Every line that is a sample; others are comments.
-pub fn parse(text: &str) -> Vec<Sample> {
-    text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
+/// Every line is a sample or a comment, and one kind of comment names a metric.
+pub fn parse(text: &str) -> Scrape {
+    let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let families = types.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    Scrape { samples, families }
 }
 
 /// The sum of all samples of this name whose labels hold these.
@@ -98,8 +112,9 @@ mod tests {
 
     #[test]
     fn samples_are_read_with_whatever_is_in_their_labels() {
-        let text = "# HELP x y\nplain 3\nx_total{a=\"b,c}\",d=\"q\\\"\\\\\\n\"} 4.5 1700000000\nx_total{a=\"other\"} 1\n# EOF\n";
-        let samples = parse(text);
+        let text = "# HELP x y\nplain 3\nx_total{a=\"b,c}\",d=\"q\\\"\\\\\\n\"} 4.5 1700000000\nx_total{a=\"other\"} 1\n# TYPE none counter\n# EOF\n";
+        let Scrape { samples, families } = parse(text);
+        assert!(families.contains("none") && families.len() == 1);
         assert_eq!(samples.len(), 3);
         assert_eq!(samples[0].value, 3.0);
         assert_eq!(samples[1].labels["a"], "b,c}");

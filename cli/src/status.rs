@@ -10,7 +10,7 @@ use crate::{
     log,
     metrics::{self, Sample},
     output::{self, Format, Table},
-    place::{Place, PlaceArgs},
+    place::{self, Place, PlaceArgs},
 };
 
 /// A syncer writes its status every 10 s by default.
@@ -59,6 +59,10 @@ struct Ingest {
 /// When there is no status to show.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
     log::start(None, "error");
+    place::until_interrupted(work(args)).await
+}
+
+async fn work(args: Args) -> Result<Exit, Failure> {
     let format = Format::choose(args.json);
     let place = Place::read(&args.place)?;
     let bucket = place.open_bucket().await?;
@@ -91,7 +95,7 @@ async fn read(bucket: &Bucket) -> Result<Status, Failure> {
 impl Ingest {
     async fn ask(url: &str) -> Self {
         let (samples, error) = match metrics::fetch(url).await {
-            Ok(samples) => (samples, None),
+            Ok(scrape) => (scrape.samples, None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         let sum = |name: &str| sum(&samples, name);

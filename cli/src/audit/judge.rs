@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spillway_syncer::manifest::State;
+use spillway_model::UnixMs;
+use spillway_syncer::{
+    batch::{BatchList, Partition},
+    manifest::State,
+};
 
 use super::{
     Check, Outcome,
@@ -20,7 +24,7 @@ pub fn judge(seen: &Seen, allow_expired: bool) -> Vec<Check> {
         numbers(seen),
         table_is_what_was_counted(seen, allow_expired),
         batches_are_whole(seen),
-        views_equal_the_table(seen),
+        views_equal_the_table(seen, allow_expired),
         keys_are_known(seen),
     ]
 }
@@ -30,19 +34,35 @@ fn check(name: &'static str, good: bool, detail: String) -> Check {
 }
 
 fn sum(pod: &Pod, name: &str) -> u64 {
-    metrics::sum(&pod.samples, name, &[]) as u64
+    metrics::sum(&pod.scrape.samples, name, &[]) as u64
 }
 
 fn staged_by(pod: &Pod) -> u64 {
     sum(pod, "spillway_ingest_staged_records_total")
 }
 
+/// Whether it answered with the figures of an ingest process. One that has received nothing so far has no sample, but
+/// names the metric.
+fn is_ingest(pod: &Pod) -> bool {
+    const FAMILY: &str = "spillway_ingest_received_records";
+    let named = pod.scrape.families.contains(FAMILY);
+    named || pod.scrape.samples.iter().any(|sample| sample.name.strip_suffix("_total") == Some(FAMILY))
+}
+
 /// Per pod: received = rejected + staged + buffered + in flight + lost.
 fn pods(seen: &Seen) -> Check {
     let name = "received = rejected + staged + buffered + in flight + lost, per pod";
     let mut details = Vec::new();
-    let mut result = Outcome::Ok;
+    let mut result = unseen(seen);
     for pod in &seen.pods {
+        if !is_ingest(pod) {
+            result = Outcome::Failed;
+            details.push(format!(
+                "{} has no spillway_ingest_received_records_total; name an ingest's admin address with --metrics",
+                pod.url
+            ));
+            continue;
+        }
         let received = sum(pod, "spillway_ingest_received_records_total");
         let lost = sum(pod, "spillway_ingest_lost_records_total");
         let parts = [
@@ -52,18 +72,21 @@ fn pods(seen: &Seen) -> Check {
             sum(pod, "spillway_ingest_in_flight_records"),
             lost,
         ];
-        if received != parts.iter().sum::<u64>() {
-            result = Outcome::Failed;
-        } else if lost > 0 && result == Outcome::Ok {
-            result = Outcome::Warning;
-        }
+        result = result.max(match received == parts.iter().sum::<u64>() {
+            false => Outcome::Failed,
+            true if lost > 0 => Outcome::Warning,
+            true => Outcome::Ok,
+        });
         let parts: Vec<String> = parts.iter().map(|part| count(*part)).collect();
         details.push(format!("{}: {} = {}", pod.url, count(received), parts.join(" + ")));
     }
-    if details.is_empty() {
-        details.push("no pods named; name them with --metrics".to_owned());
-    }
+    details.extend(seen.silent.iter().cloned());
     Check { name, result, detail: details.join("; ") }
+}
+
+/// Of checks that need every pod: what is left out of a sum can't be found missing.
+fn unseen(seen: &Seen) -> Outcome {
+    if seen.silent.is_empty() && !seen.pods.is_empty() { Outcome::Ok } else { Outcome::NotLookedAt }
 }
 
 /// What pods staged = loaded + dead letters + in flight + backlog. Pods that have ended staged as well, and so did
@@ -81,18 +104,16 @@ fn staged_is_accounted_for(seen: &Seen) -> Check {
     let backlog: u64 =
         seen.staged.iter().filter(|key| !known.contains(&key.to_string())).map(|key| key.rows).sum();
     let detail = format!(
-        "{} staged by these pods; {} loaded + {} dead letters + {} in flight + {} backlog",
+        "{} staged by {} pods; {} loaded + {} dead letters + {} in flight + {} backlog",
         count(staged),
+        seen.pods.len(),
         count(loaded),
         count(dead),
         count(in_flight),
         count(backlog)
     );
-    check(
-        "staged = loaded + dead letters + in flight + backlog",
-        staged <= loaded + dead + in_flight + backlog,
-        detail,
-    )
+    let result = if staged > loaded + dead + in_flight + backlog { Outcome::Failed } else { unseen(seen) };
+    Check { name: "staged = loaded + dead letters + in flight + backlog", result, detail }
 }
 
 /// Keys that batches hold or held.
@@ -102,22 +123,16 @@ fn known_keys(seen: &Seen) -> BTreeSet<String> {
 
 /// An open batch can't be loaded without its objects.
 fn open_objects_exist(seen: &Seen) -> Check {
-    let there: BTreeSet<String> = seen.staged.iter().map(ToString::to_string).collect();
-    let mut gone = Vec::new();
-    let mut objects = 0;
-    for id in &seen.still_open {
-        for member in seen.lists.get(id).iter().flat_map(|list| &list.objects) {
-            objects += 1;
-            if !there.contains(&member.key) {
-                gone.push(member.key.clone());
-            }
+    let batches = open(&seen.manifest).count();
+    let objects: usize =
+        open(&seen.manifest).filter_map(|id| seen.lists.get(&id)).map(|list| list.objects.len()).sum();
+    let detail = match seen.gone.first() {
+        None => format!("{} objects of {batches} open batches", count(objects as u64)),
+        Some(first) => {
+            format!("{} of {} objects are gone, for instance {first}", seen.gone.len(), count(objects as u64))
         }
-    }
-    let detail = match gone.first() {
-        None => format!("{} objects of {} open batches", count(objects), seen.still_open.len()),
-        Some(first) => format!("{} of {} objects are gone, for instance {first}", gone.len(), count(objects)),
     };
-    check("objects of open batches are in the bucket", gone.is_empty(), detail)
+    check("objects of open batches are in the bucket", seen.gone.is_empty(), detail)
 }
 
 fn one_batch_per_object(seen: &Seen) -> Check {
@@ -204,7 +219,7 @@ fn table_is_what_was_counted(seen: &Seen, allow_expired: bool) -> Check {
     Check { name, result, detail: detail.join("; ") }
 }
 
-/// Each row of a batch once, and all rows of a batch that counts as inserted.
+/// Each row of a batch once, and all rows of a batch that counts as inserted, unless they may have expired since.
 fn batches_are_whole(seen: &Seen) -> Check {
     let mut wrong = Vec::new();
     for (batch, (rows, distinct)) in &seen.batches {
@@ -213,9 +228,13 @@ fn batches_are_whole(seen: &Seen) -> Check {
         }
     }
     for (id, entry) in &seen.manifest.batches {
+        if !matches!(entry.state, State::Inserted { .. }) {
+            continue;
+        }
         let name = id.in_table(&seen.manifest.pipeline);
         let rows = seen.batches.get(&name).map_or(0, |(rows, _)| *rows);
-        if matches!(entry.state, State::Inserted { .. }) && rows > entry.rows {
+        let expired = seen.lists.get(id).map_or(u64::MAX, |list| may_be_expired(list, seen.at));
+        if rows > entry.rows || rows < entry.rows.saturating_sub(expired) {
             wrong.push(format!("{name} has {} rows, not {}", count(rows), count(entry.rows)));
         }
     }
@@ -223,10 +242,20 @@ fn batches_are_whole(seen: &Seen) -> Check {
     check("each row of a batch is there once", wrong.is_empty(), detail)
 }
 
+/// Rows of partitions that the server may have dropped by now. An hour for clocks that differ.
+fn may_be_expired(list: &BatchList, now: UnixMs) -> u64 {
+    const MS_PER_HOUR: i64 = 3_600_000;
+    let is_over = |partition: &Partition| {
+        let last = i64::from(partition.day.0) + i64::from(partition.retention_days);
+        last * 24 * MS_PER_HOUR <= now.0 + MS_PER_HOUR
+    };
+    list.first.partitions.iter().filter(|(partition, _)| is_over(partition)).map(|(_, rows)| rows).sum()
+}
+
 /// Inserts go on while views and table are read: a difference of a moment is no failure when the pipeline is busy.
-fn views_equal_the_table(seen: &Seen) -> Check {
-    let busy = !seen.still_open.is_empty();
-    let wrong: Vec<String> = seen
+/// What expires is dropped from the table and from a view's target at different times.
+fn views_equal_the_table(seen: &Seen, allow_expired: bool) -> Check {
+    let mut wrong: Vec<String> = seen
         .views
         .iter()
         .filter(|view| view.in_view != view.in_table)
@@ -240,11 +269,14 @@ fn views_equal_the_table(seen: &Seen) -> Check {
             )
         })
         .collect();
-    let result = match (wrong.is_empty(), busy) {
+    let result = match (wrong.is_empty(), seen.busy || allow_expired) {
         (true, _) => Outcome::Ok,
         (false, true) => Outcome::Warning,
         (false, false) => Outcome::Failed,
     };
+    if result == Outcome::Failed {
+        wrong.push("rows that expire leave one before the other (then add --allow-expired)".to_owned());
+    }
     let detail = if wrong.is_empty() { format!("{} figures", seen.views.len()) } else { wrong.join("; ") };
     Check { name: "views equal the table", result, detail }
 }
@@ -261,9 +293,9 @@ fn keys_are_known(seen: &Seen) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use spillway_model::{ObjectKey, UnixMs};
+    use spillway_model::{Day, ObjectKey};
     use spillway_syncer::{
-        batch::{Attempt, BatchId, BatchList, Member, PipelineUid},
+        batch::{Attempt, BatchId, Member, PipelineUid},
         manifest::{Entry, Manifest, Totals},
     };
 
@@ -271,6 +303,8 @@ mod tests {
     use crate::audit::observe::ViewSeen;
 
     const ID: BatchId = BatchId { epoch: 1, number: 1 };
+    const PARTITION: Partition = Partition { day: Day(100), retention_days: 30 };
+    const MS_PER_DAY: i64 = 86_400_000;
 
     fn key(number: u64) -> String {
         format!("shop/web/20260131T000000000Z-pod-00-{number:010}-v1-10-1000.json.gz")
@@ -291,7 +325,7 @@ mod tests {
             created: UnixMs(0),
             shard: 1,
             objects,
-            first: Attempt::default(),
+            first: Attempt { partitions: vec![(PARTITION, 20)], ..Attempt::default() },
         };
         let metrics = "spillway_ingest_received_records_total{tenant=\"a\"} 35\n\
                        spillway_ingest_rejected_records_total{tenant=\"a\"} 3\n\
@@ -299,7 +333,8 @@ mod tests {
                        spillway_ingest_buffered_records{tenant=\"a\",project=\"shop\"} 2\n";
         let view = ViewSeen { view: "error_rate", project: "shop".into(), in_view: 20, in_table: 20 };
         Seen {
-            pods: vec![Pod { url: "pod".into(), samples: metrics::parse(metrics) }],
+            pods: vec![Pod { url: "pod".into(), scrape: metrics::parse(metrics) }],
+            silent: Vec::new(),
             manifest,
             lists: [(ID, list)].into(),
             staged: [1, 2, 3].map(|number| ObjectKey::parse(&key(number)).unwrap()).to_vec(),
@@ -307,7 +342,9 @@ mod tests {
             table: [("shop".to_owned(), 20)].into(),
             batches: [("abc-1-00000001".to_owned(), (20, 20))].into(),
             views: vec![view],
-            still_open: Vec::new(),
+            gone: Vec::new(),
+            busy: false,
+            at: UnixMs(101 * MS_PER_DAY),
         }
     }
 
@@ -353,8 +390,7 @@ mod tests {
             }
             seen.manifest.totals.clear();
             seen.table.clear();
-            seen.still_open.push(ID);
-            seen.staged.remove(0);
+            seen.gone.push(key(1));
         });
         assert_eq!(checks, [("objects of open batches are in the bucket", Outcome::Failed)]);
     }
@@ -380,7 +416,82 @@ mod tests {
 
     #[test]
     fn a_pod_that_lost_track_of_records_is_noticed() {
-        let checks = bad(|seen| seen.pods[0].samples[0].value = 36.0);
+        let checks = bad(|seen| seen.pods[0].scrape.samples[0].value = 36.0);
         assert_eq!(checks[0].1, Outcome::Failed);
+    }
+
+    #[test]
+    fn an_object_that_was_listed_and_loaded_since_counts_once() {
+        let backlog = |change: fn(&mut Seen)| {
+            let mut seen = seen();
+            change(&mut seen);
+            staged_is_accounted_for(&seen).detail
+        };
+        assert!(backlog(|_| {}).ends_with("20 loaded + 0 dead letters + 0 in flight + 10 backlog"));
+        // The same one in an open batch.
+        let planned = backlog(|seen| seen.manifest.batches.get_mut(&ID).unwrap().state = State::Open);
+        assert!(planned.ends_with("20 in flight + 10 backlog"), "{planned}");
+    }
+
+    #[test]
+    fn a_batch_that_lost_rows_is_noticed_until_they_may_have_expired() {
+        let name = "each row of a batch is there once";
+        for batches in [vec![("abc-1-00000001".to_owned(), (19, 19))], Vec::new()] {
+            let lose = |seen: &mut Seen| seen.batches = batches.clone().into_iter().collect();
+            assert_eq!(bad(lose), [(name, Outcome::Failed)]);
+            let expired = |seen: &mut Seen| {
+                lose(seen);
+                seen.at = UnixMs(130 * MS_PER_DAY);
+            };
+            assert_eq!(bad(expired), []);
+        }
+    }
+
+    #[test]
+    fn a_difference_of_views_is_harmless_only_while_rows_come_or_expire() {
+        let differ = |seen: &mut Seen| seen.views[0].in_view = 21;
+        let busy = |seen: &mut Seen| {
+            differ(seen);
+            seen.busy = true;
+        };
+        assert_eq!(bad(busy), [("views equal the table", Outcome::Warning)]);
+        let mut seen = seen();
+        differ(&mut seen);
+        assert_eq!(views_equal_the_table(&seen, true).result, Outcome::Warning);
+    }
+
+    #[test]
+    fn a_pipeline_is_busy_when_a_batch_came_and_went_between_the_looks_but_not_when_its_writer_only_lives() {
+        use crate::audit::observe::is_busy;
+        let before = seen().manifest;
+        let mut idle = before.clone();
+        idle.seq += 1;
+        assert!(!is_busy(&before, &idle));
+        let mut later = idle.clone();
+        later.next_batch += 1;
+        assert!(is_busy(&before, &later));
+        let mut open = idle;
+        open.batches.get_mut(&ID).unwrap().state = State::Open;
+        assert!(is_busy(&open, &before) && is_busy(&before, &open));
+    }
+
+    #[test]
+    fn what_no_pod_was_asked_for_is_not_called_good() {
+        let names = bad(|seen| {
+            seen.pods.clear();
+            seen.silent.push("nobody there".into());
+        });
+        assert_eq!(names.len(), 2);
+        assert!(names.iter().all(|(_, result)| *result == Outcome::NotLookedAt), "{names:?}");
+    }
+
+    #[test]
+    fn an_answer_without_the_figures_of_an_ingest_is_not_good_and_one_that_received_nothing_is() {
+        let scrape = |text: &str| {
+            let scrape = metrics::parse(text);
+            bad(move |seen| seen.pods[0].scrape = scrape)
+        };
+        assert_eq!(scrape("spillway_syncer_up 1\n").first().map(|check| check.1), Some(Outcome::Failed));
+        assert_eq!(scrape("# TYPE spillway_ingest_received_records counter\n"), []);
     }
 }

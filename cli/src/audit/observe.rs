@@ -1,12 +1,14 @@
-//! Gathers what an audit compares: pods first, then the manifest, then bucket and table. Whatever moves on meanwhile
-//! moves from left to right in "staged, planned, in the table", so it is seen at most once too often, never too rarely.
+//! Gathers what an audit compares: pods first, then the bucket, then the manifest, then the table. A record moves on
+//! from "staged" over "planned" to "counted as loaded" and never back, so what has left the bucket before it was
+//! listed is counted by the manifest that is read after it. What was listed and has moved on since is in a batch of
+//! that manifest, whose list tells that it is no backlog.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use spillway_bucket::{Bucket, BucketError};
 use spillway_model::{
-    ObjectKey,
+    ObjectKey, UnixMs,
     object::{DEAD_LETTER_DIR, SPILLWAY_DIR},
     settings::ClickHouseSettings,
 };
@@ -16,15 +18,17 @@ use spillway_syncer::{
     manifest::{MANIFEST_KEY, Manifest, ManifestError, State},
 };
 
-use crate::metrics::{self, MetricsError, Sample};
+use crate::metrics::{self, Scrape};
 
 /// Everything that an audit compares.
 pub struct Seen {
     pub pods: Vec<Pod>,
+    /// Why others could not be looked at.
+    pub silent: Vec<String>,
     pub manifest: Manifest,
     /// Lists of the batches that the manifest names or still remembers.
     pub lists: BTreeMap<BatchId, BatchList>,
-    /// Keys of staged objects in the bucket.
+    /// Keys of staged objects in the bucket, before the manifest was read.
     pub staged: Vec<ObjectKey>,
     /// Keys that are nobody's.
     pub foreign: Vec<String>,
@@ -34,14 +38,18 @@ pub struct Seen {
     pub batches: BTreeMap<String, (u64, u64)>,
     /// Records by view and project, and the table's rows that they should equal.
     pub views: Vec<ViewSeen>,
-    /// Open batches whose objects are gone were looked at again: these are still open.
-    pub still_open: Vec<BatchId>,
+    /// Objects that batches need and that are not there, although these batches were still open afterwards.
+    pub gone: Vec<String>,
+    /// Inserts may have been under way while the table was looked at.
+    pub busy: bool,
+    /// When it was looked at.
+    pub at: UnixMs,
 }
 
 /// An ingest process.
 pub struct Pod {
     pub url: String,
-    pub samples: Vec<Sample>,
+    pub scrape: Scrape,
 }
 
 /// One view and one project.
@@ -55,8 +63,6 @@ pub struct ViewSeen {
 /// Why something can't be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
     #[error(transparent)]
     Bucket(#[from] BucketError),
     #[error(transparent)]
@@ -93,19 +99,46 @@ struct BatchRows {
 
 impl Look<'_> {
     pub async fn all(&self) -> Result<Seen, LookError> {
-        let mut pods = Vec::new();
+        let (mut pods, mut silent) = (Vec::new(), Vec::new());
         for url in self.metrics {
-            pods.push(Pod { url: url.clone(), samples: metrics::fetch(url).await? });
+            match metrics::fetch(url).await {
+                Ok(scrape) => pods.push(Pod { url: url.clone(), scrape }),
+                Err(error) => silent.push(error.to_string()),
+            }
         }
+        let (staged, foreign) = self.staged().await?;
         let manifest = self.manifest().await?;
         let lists = self.lists(&manifest).await?;
-        let (staged, foreign) = self.staged().await?;
+        let gone = self.gone(&manifest, &lists, &staged).await?;
         let table = self.table(&manifest).await?;
         let batches = self.batches(&manifest).await?;
         let views = self.views().await?;
         let later = self.manifest().await?;
-        let still_open = open(&later).filter(|id| manifest.batches.contains_key(id)).collect();
-        Ok(Seen { pods, manifest, lists, staged, foreign, table, batches, views, still_open })
+        let still_open: BTreeSet<BatchId> = open(&later).collect();
+        let gone = gone.into_iter().filter(|(id, _)| still_open.contains(id)).map(|(_, key)| key).collect();
+        let busy = is_busy(&manifest, &later);
+        let at = UnixMs::now();
+        Ok(Seen { pods, silent, manifest, lists, staged, foreign, table, batches, views, gone, busy, at })
+    }
+
+    /// Objects of open batches that are not in the bucket. One that was not listed may have been staged after it was
+    /// listed, so it is asked for.
+    async fn gone(
+        &self,
+        manifest: &Manifest,
+        lists: &BTreeMap<BatchId, BatchList>,
+        staged: &[ObjectKey],
+    ) -> Result<Vec<(BatchId, String)>, LookError> {
+        let listed: BTreeSet<String> = staged.iter().map(ToString::to_string).collect();
+        let mut gone = Vec::new();
+        for id in open(manifest) {
+            for member in lists.get(&id).iter().flat_map(|list| &list.objects) {
+                if !listed.contains(&member.key) && self.bucket.head(&member.key).await?.is_none() {
+                    gone.push((id, member.key.clone()));
+                }
+            }
+        }
+        Ok(gone)
     }
 
     async fn manifest(&self) -> Result<Manifest, LookError> {
@@ -151,7 +184,8 @@ impl Look<'_> {
         format!("{}.{}", self.settings.database, self.settings.table)
     }
 
-    /// Only rows that the manifest's totals count at its `seq`: neither of batches that are open in it, nor of later ones.
+    /// Only rows that the manifest's totals count at its `seq`: neither of batches that are open in it, nor of later
+    /// ones, nor of another pipeline that shares the table.
     async fn table(&self, manifest: &Manifest) -> Result<BTreeMap<String, u64>, LookError> {
         let open: Vec<String> = open(manifest).map(|id| literal(&id.in_table(&manifest.pipeline))).collect();
         let open = if open.is_empty() {
@@ -161,8 +195,10 @@ impl Look<'_> {
         };
         let sql = format!(
             "SELECT project_id, count() AS rows FROM {} \
-             WHERE toUInt64OrZero(splitByChar('-', batch_id)[-1]) < {}{open} GROUP BY project_id",
+             WHERE startsWith(batch_id, {}) AND toUInt64OrZero(splitByChar('-', batch_id)[-1]) < {}{open} \
+             GROUP BY project_id",
             self.table_name(),
+            literal(&format!("{}-", manifest.pipeline.0)),
             manifest.next_batch
         );
         let rows: Vec<ProjectRows> = self.clickhouse.query_json(&sql, &[]).await?;
@@ -222,6 +258,13 @@ impl Look<'_> {
         }
         Ok(seen)
     }
+}
+
+/// Whether rows may have come into the table between two reads of the manifest. `seq` alone doesn't tell: it is
+/// raised by an idle writer as well, to show that it lives.
+pub fn is_busy(before: &Manifest, after: &Manifest) -> bool {
+    let moved = before.next_batch != after.next_batch || before.batches != after.batches;
+    moved || open(before).chain(open(after)).next().is_some()
 }
 
 /// Batches whose rows the manifest's totals do not count yet.
