@@ -13,7 +13,7 @@ pub struct Guard(Child);
 impl Guard {
     /// Watches over the process `pid`; `dir` is removed after it, an empty path leaves all as it is.
     pub fn over(pid: u32, dir: &Path) -> Self {
-        let script = r#"cat; kill -9 "$1"; [ -z "$2" ] || { sleep 0.2; rm -rf "$2"; }"#;
+        let script = r#"trap '' INT TERM HUP; cat; kill -9 "$1"; [ -z "$2" ] || { sleep 0.2; rm -rf "$2"; }"#;
         let child = Command::new("sh")
             .args(["-c", script, "guard"])
             .arg(pid.to_string())

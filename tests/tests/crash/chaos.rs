@@ -40,7 +40,7 @@ async fn chaos(servers: &mut Servers, name: &str, seed: u64, lasts: Duration) ->
     pipeline.syncer_settings.insert_timeout = Span::secs(2);
     pipeline.start_ingest().await;
     pipeline.start_syncer();
-    let load = Workload { pause: Duration::from_millis(15), days: 3, ..Workload::default() };
+    let load = Workload { pause: Duration::from_millis(60), days: 3, ..Workload::default() };
     let traffic = pipeline.send(load);
     let mut gates = Vec::new();
     let since = Instant::now();
