@@ -16,9 +16,10 @@ use crate::books::Books;
 use crate::flush::{self, Object, Waiting};
 use crate::queue::{Bounds, Held, Overload};
 
-/// A stream: one project and one service.
+/// A stream: one project and one service, of one tenant: a project may move to another while rows wait.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct StreamId {
+    pub(crate) tenant: TenantName,
     pub(crate) project: ProjectId,
     pub(crate) service: ServiceName,
 }
@@ -35,9 +36,8 @@ pub(crate) struct Segment {
     pub(crate) _held: Held,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Stream {
-    tenant: TenantName,
     segments: VecDeque<Segment>,
     bytes: u64,
     records: u64,
@@ -53,7 +53,6 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) stream: StreamId,
-    pub(crate) tenant: TenantName,
     pub(crate) segments: Vec<Segment>,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
@@ -161,7 +160,11 @@ impl Buffers {
         let Append { tenant, mut tally, streams, held, waiter } = append;
         let ids: Vec<_> = streams
             .iter()
-            .map(|s| StreamId { project: s.project.clone(), service: s.service.clone() })
+            .map(|s| StreamId {
+                tenant: tenant.clone(),
+                project: s.project.clone(),
+                service: s.service.clone(),
+            })
             .collect();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -185,12 +188,7 @@ impl Buffers {
         let mut due = false;
         for ((id, part), held) in ids.into_iter().zip(streams).zip(held) {
             inner.books.place(&tenant, &id.project).buffered += part.count;
-            let stream = inner.streams.entry(id).or_insert_with(|| Stream {
-                tenant: tenant.clone(),
-                segments: VecDeque::new(),
-                bytes: 0,
-                records: 0,
-            });
+            let stream = inner.streams.entry(id).or_default();
             stream.bytes += part.rows.len() as u64;
             inner.bytes += part.rows.len() as u64;
             stream.records += part.count;
@@ -268,7 +266,7 @@ impl Buffers {
     pub(crate) fn staged(&self, members: &[Member]) {
         let mut inner = self.inner.lock();
         for member in members {
-            let place = inner.books.place(&member.tenant, &member.stream.project);
+            let place = inner.books.place(&member.stream.tenant, &member.stream.project);
             place.in_flight = place.in_flight.saturating_sub(member.records);
             place.staged += member.records;
             place.staged_bytes += member.bytes;
@@ -281,7 +279,7 @@ impl Buffers {
     pub(crate) fn lost(&self, members: &[Member]) {
         let mut inner = self.inner.lock();
         for member in members {
-            let place = inner.books.place(&member.tenant, &member.stream.project);
+            let place = inner.books.place(&member.stream.tenant, &member.stream.project);
             place.in_flight = place.in_flight.saturating_sub(member.records);
             place.lost += member.records;
             inner.lost_from_memory += from_memory(&member.segments);
@@ -349,24 +347,23 @@ impl Inner {
         stream.bytes = stream.bytes.saturating_sub(bytes);
         self.bytes = self.bytes.saturating_sub(bytes);
         stream.records = stream.records.saturating_sub(records);
-        let tenant = stream.tenant.clone();
         if stream.segments.is_empty() {
             self.streams.remove(&id);
-            if let Some(open) = self.streams_of.get_mut(&tenant) {
+            if let Some(open) = self.streams_of.get_mut(&id.tenant) {
                 *open = open.saturating_sub(1);
                 if *open == 0 {
-                    self.streams_of.remove(&tenant);
+                    self.streams_of.remove(&id.tenant);
                 }
             }
         } else {
             // More came than one object takes; the rest has waited as long.
             *left = true;
         }
-        let place = self.books.place(&tenant, &id.project);
+        let place = self.books.place(&id.tenant, &id.project);
         place.buffered = place.buffered.saturating_sub(records);
         place.in_flight += records;
         self.in_flight_from_memory += from_memory(&segments);
-        Some(Member { stream: id, tenant, segments, records, bytes })
+        Some(Member { stream: id, segments, records, bytes })
     }
 }
 
@@ -402,6 +399,16 @@ mod tests {
 
         /// Rows of so many bytes for each service, at so many milliseconds.
         fn append(&self, ms: u64, services: &[(&str, usize)], durable: bool) -> Result<(), NotTaken> {
+            self.append_as(&self.tenant, ms, services, durable)
+        }
+
+        fn append_as(
+            &self,
+            tenant: &TenantName,
+            ms: u64,
+            services: &[(&str, usize)],
+            durable: bool,
+        ) -> Result<(), NotTaken> {
             let streams: Vec<_> = services
                 .iter()
                 .map(|(service, bytes)| StreamRows {
@@ -411,11 +418,11 @@ mod tests {
                     count: 1,
                 })
                 .collect();
-            let mut slot = self.queue.enter(&self.tenant, 0).unwrap();
+            let mut slot = self.queue.enter(tenant, 0).unwrap();
             let held = slot.hand_over(streams.iter().map(|s| s.rows.len() as u64));
             let waiter = durable.then(|| Arc::new(Waiter::new(streams.len()).0));
             let tally = Tally { received: streams.len() as u64, ..Tally::default() };
-            let append = Append { tenant: self.tenant.clone(), tally, streams, held, waiter };
+            let append = Append { tenant: tenant.clone(), tally, streams, held, waiter };
             self.buffers.append(append, self.now + Duration::from_millis(ms))
         }
 
@@ -513,5 +520,25 @@ mod tests {
         assert_eq!(case.buffers.give_up(), LeftOver::default());
         let books = case.buffers.snapshot(case.now).books;
         assert_eq!(books.places.values().map(|p| p.lost).sum::<u64>(), 4);
+    }
+
+    #[test]
+    fn a_project_that_moves_to_another_tenant_leaves_the_books_of_both_right() {
+        let case = Case::new(Objects::Adaptive);
+        let heir = TenantName::parse("heir").unwrap();
+        case.append(0, &[("a", 10)], false).unwrap();
+        case.append_as(&heir, 0, &[("a", 10), ("b", 10)], false).unwrap();
+        let shop = ProjectId::parse("shop").unwrap();
+        let places = |tenant: &TenantName| {
+            let books = case.buffers.snapshot(case.now).books;
+            let places = books.places[&(tenant.clone(), shop.clone())];
+            (places.buffered, places.in_flight, places.staged)
+        };
+        assert_eq!((places(&case.tenant), places(&heir)), ((1, 0, 0), (2, 0, 0)));
+        let (jobs, _) = case.buffers.take(case.now, 10, true);
+        assert_eq!((places(&case.tenant), places(&heir)), ((0, 1, 0), (0, 2, 0)));
+        jobs.iter().for_each(|job| case.buffers.staged(&job.members));
+        assert_eq!((places(&case.tenant), places(&heir)), ((0, 0, 1), (0, 0, 2)));
+        assert!(case.buffers.is_empty());
     }
 }
