@@ -47,7 +47,7 @@ pub(crate) struct App {
     pub(crate) health: admin::Health,
     /// Bodies being decompressed, and large ones being parsed: what they grow to is in memory before it can
     /// be counted, so there are never more of them than cores.
-    pub(crate) heavy: Semaphore,
+    pub(crate) heavy: Arc<Semaphore>,
 }
 
 /// The routes of the port that logs are sent to.
@@ -122,22 +122,24 @@ fn head(app: &App, headers: &HeaderMap) -> Result<Head, Refusal> {
     Ok(Head { tenant, slot, ack, encoding, format, idempotency_key })
 }
 
-async fn handle(app: &Arc<App>, mut head: Head, body: Body, request_id: &str) -> Response {
-    let parsed = match read(app, &mut head, body).await {
-        Ok(bytes) => parse(app, &head, bytes, request_id).await,
+async fn handle(app: &Arc<App>, head: Head, body: Body, request_id: &str) -> Response {
+    let Head { tenant, slot, ack, encoding, format, idempotency_key } = head;
+    let job = ParseJob { app: Arc::clone(app), tenant: Arc::clone(&tenant), format };
+    let parsed = match read(app, encoding, slot, body).await {
+        Ok((slot, body)) => parse(job, slot, body, request_id).await,
         Err(refusal) => Err(refusal),
     };
-    let (admitted, bytes) = match parsed {
+    let (slot, admitted, bytes) = match parsed {
         Ok(parsed) => parsed,
         Err(refusal) => {
             if let Refusal::Overload(overload) = &refusal {
-                app.metrics.overload(&head.tenant.name, overload.reason());
+                app.metrics.overload(&tenant.name, overload.reason());
             }
             return answer::error(&refusal, None);
         }
     };
-    head.tenant.charge(admitted.received, bytes, Instant::now());
-    let tenant = head.tenant.name.clone();
+    tenant.charge(admitted.received, bytes, Instant::now());
+    let tenant = tenant.name.clone();
     let tally = |rejected| Tally { received: admitted.received, bytes, rejected };
     if let Some(foreign) = admitted.foreign.clone() {
         app.buffers.count(&tenant, &tally(vec![("foreign_project", admitted.received)]));
@@ -151,11 +153,11 @@ async fn handle(app: &Arc<App>, mut head: Head, body: Body, request_id: &str) ->
     let request = AdmittedRequest {
         tenant: tenant.clone(),
         request_id: request_id.to_owned(),
-        idempotency_key: head.idempotency_key,
-        ack: head.ack,
+        idempotency_key,
+        ack,
         tally,
         streams: admitted.streams,
-        slot: head.slot,
+        slot,
     };
     let (accepted, refusals) = (admitted.accepted, &admitted.refusals);
     match app.intake.submit(request).await {
@@ -174,24 +176,41 @@ async fn handle(app: &Arc<App>, mut head: Head, body: Body, request_id: &str) ->
 }
 
 /// The body, decoded.
-async fn read(app: &App, head: &mut Head, body: Body) -> Result<Bytes, Refusal> {
+async fn read(app: &App, encoding: Encoding, mut slot: Slot, body: Body) -> Result<(Slot, Bytes), Refusal> {
     let limits = &app.settings.request;
     let seconds = limits.read_timeout.get();
-    let raw = tokio::time::timeout(seconds, collect(body, &mut head.slot, limits.max_body_bytes.0))
+    let raw = tokio::time::timeout(seconds, collect(body, &mut slot, limits.max_body_bytes.0))
         .await
         .map_err(|_| Refusal::BodyTooSlow { seconds: seconds.as_secs() })??;
     let limit = limits.max_expanded_bytes.get();
-    let (encoding, packed) = (head.encoding, raw.len() as u64);
-    let decoded = if encoding == Encoding::Identity {
-        body::decode(encoding, raw, limit)?
-    } else {
-        let _turn = app.heavy.acquire().await.map_err(|_| Refusal::Internal)?;
-        tokio::task::spawn_blocking(move || body::decode(encoding, raw, limit))
-            .await
-            .map_err(|_| Refusal::Internal)??
+    let packed = raw.len() as u64;
+    let decode = move |slot: &mut Slot| -> Result<Bytes, Refusal> {
+        let decoded = body::decode(encoding, raw, limit)?;
+        slot.grow(packed.max(decoded.len() as u64))?;
+        Ok(decoded)
     };
-    head.slot.grow(packed.max(decoded.len() as u64))?;
-    Ok(decoded)
+    if encoding == Encoding::Identity {
+        let decoded = decode(&mut slot)?;
+        return Ok((slot, decoded));
+    }
+    let (slot, decoded) = apart(&app.heavy, slot, decode).await?;
+    Ok((slot, decoded?))
+}
+
+/// Does heavy work where it does not keep other requests waiting, when it has its turn. Turn and place in the
+/// queue stay with the work: it goes on, and takes its memory, when the request is cancelled meanwhile.
+async fn apart<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    mut slot: Slot,
+    work: impl FnOnce(&mut Slot) -> T + Send + 'static,
+) -> Result<(Slot, T), Refusal> {
+    let turn = Arc::clone(turns).acquire_owned().await.map_err(|_| Refusal::Internal)?;
+    let work = move || {
+        let result = work(&mut slot);
+        drop(turn);
+        (slot, result)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::Internal)
 }
 
 async fn collect(mut body: Body, slot: &mut Slot, limit: u64) -> Result<Bytes, Refusal> {
@@ -226,23 +245,20 @@ async fn collect(mut body: Body, slot: &mut Slot, limit: u64) -> Result<Bytes, R
 
 /// What was admitted, and the size of the body it was read from.
 async fn parse(
-    app: &Arc<App>,
-    head: &Head,
+    job: ParseJob,
+    slot: Slot,
     body: Bytes,
     request_id: &str,
-) -> Result<(Admitted, u64), Refusal> {
+) -> Result<(Slot, Admitted, u64), Refusal> {
     let bytes = body.len() as u64;
-    let job = ParseJob { app: Arc::clone(app), tenant: Arc::clone(&head.tenant), format: head.format };
-    let admitted = if body.len() > PARSE_INLINE_BYTES {
-        let _turn = app.heavy.acquire().await.map_err(|_| Refusal::Internal)?;
-        let request_id = request_id.to_owned();
-        tokio::task::spawn_blocking(move || job.run(&body, &request_id))
-            .await
-            .map_err(|_| Refusal::Internal)??
-    } else {
-        job.run(&body, request_id)?
-    };
-    Ok((admitted, bytes))
+    if body.len() <= PARSE_INLINE_BYTES {
+        let admitted = job.run(&body, request_id)?;
+        return Ok((slot, admitted, bytes));
+    }
+    let turns = Arc::clone(&job.app.heavy);
+    let request_id = request_id.to_owned();
+    let (slot, admitted) = apart(&turns, slot, move |_| job.run(&body, &request_id)).await?;
+    Ok((slot, admitted?, bytes))
 }
 
 struct ParseJob {
@@ -324,6 +340,9 @@ fn request_id(headers: &HeaderMap) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Usage;
+    use spillway_model::TenantName;
+    use spillway_model::settings::QueueSettings;
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -353,5 +372,33 @@ mod tests {
         assert_eq!(ack(&HeaderMap::new(), Ack::Memory), Ok(Ack::Memory));
         assert_eq!(ack(&headers("x-spillway-ack", "Durable"), Ack::Memory), Ok(Ack::Durable));
         assert!(ack(&headers("x-spillway-ack", "none"), Ack::Memory).is_err());
+    }
+
+    #[tokio::test]
+    async fn work_of_a_cancelled_request_keeps_its_turn_and_its_place_in_the_queue() {
+        let queue = Queue::new(&QueueSettings::default());
+        let slot = queue.enter(&TenantName::parse("acme").unwrap(), 100).unwrap();
+        let turns = Arc::new(Semaphore::new(1));
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (finish, finished) = std::sync::mpsc::channel();
+        let request = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move {
+                let work = move |_: &mut Slot| {
+                    begin.send(()).unwrap();
+                    finished.recv().unwrap();
+                };
+                apart(&turns, slot, work).await.map(|_| ())
+            }
+        });
+        begun.await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert_eq!((turns.available_permits(), queue.usage()), (0, Usage { bytes: 100, requests: 1 }));
+        finish.send(()).unwrap();
+        let _turn = turns.acquire().await.unwrap();
+        while queue.usage() != Usage::default() {
+            tokio::task::yield_now().await;
+        }
     }
 }

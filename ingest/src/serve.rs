@@ -148,7 +148,7 @@ pub async fn serve_into(
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),
         health: Health::new(Arc::clone(&stager)),
-        heavy: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        heavy: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
     });
 
     let background = CancellationToken::new();
