@@ -10,11 +10,16 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Fault, Ingest, answer, logs, record, settings, until};
+use common::{Fault, Ingest, KEY, OTHER_KEY, answer, logs, record, settings, tenant, until};
 use serde_json::json;
-use spillway_model::settings::{ByteSize, Objects, Span};
+use spillway_ingest::TenantsSource;
+use spillway_model::settings::{ByteSize, LimitSettings, Objects, Span, TenantsFile};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn an_unclear_put_is_repeated_under_the_same_key() {
@@ -202,6 +207,70 @@ async fn a_drain_without_the_bucket_says_how_many_records_are_lost() {
     let report = ingest.stop().await;
     assert_eq!(report.exit_code(), 4);
     assert_eq!((report.left_over.lost_records, report.left_over.unacknowledged_records), (7, 5));
+}
+
+#[tokio::test]
+async fn after_a_call_of_drain_stopping_waits_no_second_time() {
+    let mut settings = settings();
+    settings.drain.readiness_delay = Span::ms(1500);
+    let ingest = Ingest::start(settings).await;
+    assert_eq!(ingest.get(&format!("{}/drain", ingest.admin)).await.0, 200);
+    let started = Instant::now();
+    ingest.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn an_http2_peer_is_told_to_go_away() {
+    let ingest = Ingest::start(settings()).await;
+    let mut peer = TcpStream::connect(ingest.url.trim_start_matches("http://")).await.unwrap();
+    // The preface and an empty SETTINGS frame (RFC 9113, 3.4).
+    peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    assert_eq!(frame_kind(&mut peer).await, 4, "SETTINGS");
+    ingest.shutdown.drain.cancel();
+    while frame_kind(&mut peer).await != 7 {}
+    drop(peer);
+    assert!(ingest.ended().await.all_answered);
+}
+
+/// The type of the next HTTP/2 frame; 7 is GOAWAY.
+async fn frame_kind(peer: &mut TcpStream) -> u8 {
+    let frame = async {
+        let mut header = [0; 9];
+        peer.read_exact(&mut header).await.unwrap();
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        peer.read_exact(&mut vec![0; length]).await.unwrap();
+        header[3]
+    };
+    tokio::time::timeout(Duration::from_secs(5), frame).await.expect("no frame")
+}
+
+#[tokio::test]
+async fn a_changed_tenants_file_takes_effect_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tenants.json");
+    let write = |key| {
+        let tenants = vec![tenant("acme", key, &["shop"], LimitSettings::default())];
+        let file = TenantsFile { version: 1, tenants };
+        std::fs::write(&path, serde_json::to_string(&file).unwrap()).unwrap();
+    };
+    write(KEY);
+    let ingest = Ingest::start_from(settings(), TenantsSource::Path(path.clone())).await;
+    let one = logs(&[record("shop", "api", "m")]);
+    assert_eq!(ingest.send(one.clone()).await.0, 200);
+    write(OTHER_KEY);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ingest.send_as(OTHER_KEY, one.clone()).await.0 != 200 {
+        assert!(Instant::now() < deadline, "the new key is never known");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(ingest.send(one.clone()).await.0, 401, "the old key is no longer one");
+    std::fs::write(&path, "tenants: [").unwrap();
+    while ingest.metrics().await.sum("spillway_ingest_tenants_reload_failures_total") == 0.0 {
+        assert!(Instant::now() < deadline, "the broken file is never noticed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(ingest.send_as(OTHER_KEY, one).await.0, 200, "a broken file changes nothing");
 }
 
 #[tokio::test]

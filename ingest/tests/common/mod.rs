@@ -39,6 +39,8 @@ pub struct MemoryBucket {
     pub objects: Mutex<BTreeMap<String, Bytes>>,
     faults: Mutex<Vec<Fault>>,
     always: Mutex<Option<Fault>>,
+    /// Keys that begin so are denied.
+    denied: Mutex<Vec<String>>,
     pub attempts: Mutex<Vec<String>>,
     pub delay_ms: AtomicU64,
 }
@@ -51,6 +53,11 @@ impl MemoryBucket {
 
     pub fn works(&self) {
         *self.always.lock() = None;
+    }
+
+    /// From now on keys that begin with one of these are denied, and no others.
+    pub fn denies(&self, prefixes: &[&str]) {
+        *self.denied.lock() = prefixes.iter().map(|&p| p.to_owned()).collect();
     }
 
     /// The next PUTs, one fault each.
@@ -133,7 +140,10 @@ impl Store for MemoryBucket {
         Box::pin(async move {
             self.attempts.lock().push(key.to_owned());
             tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))).await;
-            let fault = self.faults.lock().pop().or(*self.always.lock()).unwrap_or(Fault::None);
+            let denied = self.denied.lock().iter().any(|prefix| key.starts_with(prefix.as_str()));
+            let denied = denied.then_some(Fault::Denied);
+            let fault =
+                denied.or_else(|| self.faults.lock().pop()).or(*self.always.lock()).unwrap_or(Fault::None);
             let (operation, key_text, detail) = (Operation::Put, key.to_owned(), "as told".to_owned());
             match fault {
                 Fault::None => Ok(self.store(key, body)),
@@ -195,6 +205,10 @@ impl Ingest {
     }
 
     pub async fn start_with(settings: IngestSettings, tenants: Vec<TenantSettings>) -> Self {
+        Self::start_from(settings, TenantsSource::Fixed(TenantsFile { version: 1, tenants })).await
+    }
+
+    pub async fn start_from(settings: IngestSettings, tenants: TenantsSource) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -204,7 +218,6 @@ impl Ingest {
         let shutdown = Shutdown::default();
         let process = tokio::spawn({
             let (store, shutdown) = (Arc::clone(&bucket), shutdown.clone());
-            let tenants = TenantsSource::Fixed(TenantsFile { version: 1, tenants });
             async move {
                 let listeners = Listeners { http, admin: Some(admin) };
                 serve_into(settings, tenants, store, listeners, shutdown).await.unwrap()
@@ -223,6 +236,12 @@ impl Ingest {
 
     pub async fn send(&self, body: impl Into<reqwest::Body>) -> (u16, serde_json::Value) {
         answer(self.post(body)).await
+    }
+
+    /// As the tenant of another key.
+    pub async fn send_as(&self, key: &str, body: impl Into<reqwest::Body>) -> (u16, serde_json::Value) {
+        let request = self.client.post(format!("{}/v1/drain", self.url));
+        answer(request.header("authorization", key).body(body)).await
     }
 
     pub async fn get(&self, url: &str) -> (u16, String) {
