@@ -7,6 +7,7 @@ mod dead_letters;
 mod end_to_end;
 mod faulty_s3;
 mod killed_at_rename;
+mod odd_objects;
 mod one_machine;
 mod restarts;
 mod strict_verdict;
