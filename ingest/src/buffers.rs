@@ -96,8 +96,16 @@ pub(crate) enum NotTaken {
 pub struct LeftOver {
     /// Acknowledged from memory, and gone.
     pub lost_records: u64,
-    /// Never acknowledged: their senders know.
+    /// Gone as well, but nobody was told that they are stored: their senders were told that they will be once
+    /// the bucket answers, or nothing.
     pub unacknowledged_records: u64,
+}
+
+impl LeftOver {
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.lost_records == 0 && self.unacknowledged_records == 0
+    }
 }
 
 /// What `/metrics` shows of the buffers.
@@ -117,7 +125,9 @@ struct Inner {
     books: Books,
     /// Records in flight that were acknowledged from memory.
     in_flight_from_memory: u64,
-    /// Of those, the ones that could never be staged.
+    /// Records that could never be staged.
+    lost: u64,
+    /// Of those, the ones that were acknowledged from memory.
     lost_from_memory: u64,
     /// No more rows are taken.
     closed: bool,
@@ -282,6 +292,7 @@ impl Buffers {
             let place = inner.books.place(&member.stream.tenant, &member.stream.project);
             place.in_flight = place.in_flight.saturating_sub(member.records);
             place.lost += member.records;
+            inner.lost += member.records;
             inner.lost_from_memory += from_memory(&member.segments);
             inner.in_flight_from_memory =
                 inner.in_flight_from_memory.saturating_sub(from_memory(&member.segments));
@@ -302,7 +313,7 @@ impl Buffers {
     pub(crate) fn give_up(&self) -> LeftOver {
         let mut inner = self.inner.lock();
         let buffered: u64 = inner.streams.values().map(|s| from_memory(&s.segments)).sum();
-        let mut all = 0;
+        let mut all = inner.lost;
         for place in inner.books.places.values_mut() {
             let gone = place.buffered + place.in_flight;
             all += gone;

@@ -1,5 +1,6 @@
 //! Takes what is due from the buffers, encodes it and writes it to the bucket, until the bucket has it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +22,9 @@ use crate::store::Store;
 /// The flusher looks at least so often, so that `/livez` can tell that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// Makes an object's body of its members, at a level of compression.
+type Encoder = fn(&mut [Member], i32) -> Result<Bytes, CodecError>;
+
 /// Writes the buffers' objects.
 pub(crate) struct Stager {
     buffers: Arc<Buffers>,
@@ -29,6 +33,7 @@ pub(crate) struct Stager {
     incarnation: Incarnation,
     number: AtomicU64,
     level: i32,
+    encoder: Encoder,
     put_timeout: Duration,
     concurrency: usize,
     in_flight: AtomicUsize,
@@ -66,6 +71,7 @@ impl Stager {
             incarnation,
             number: AtomicU64::new(0),
             level: settings.compression_level,
+            encoder: encode_members,
             put_timeout: settings.put_timeout.get(),
             concurrency: settings.put_concurrency as usize,
             in_flight: AtomicUsize::new(0),
@@ -153,9 +159,9 @@ impl Stager {
 
     async fn encode(&self, job: Job) -> Option<Encoded> {
         let _permit = self.encoders.acquire().await.ok()?;
-        let level = self.level;
+        let (encoder, level) = (self.encoder, self.level);
         let started = Instant::now();
-        let encoded = tokio::task::spawn_blocking(move || encode(job, level)).await;
+        let encoded = tokio::task::spawn_blocking(move || encode(job, |m| encoder(m, level))).await;
         match encoded {
             Ok(Ok(encoded)) => {
                 self.metrics.encode_seconds.observe(started.elapsed().as_secs_f64());
@@ -163,7 +169,7 @@ impl Stager {
             }
             Ok(Err((members, error))) => {
                 let records: u64 = members.iter().map(|m| m.records).sum();
-                tracing::error!(%error, records, "rows could not be encoded and are lost");
+                tracing::error!(error, records, "rows could not be encoded and are lost");
                 self.buffers.lost(&members);
                 None
             }
@@ -268,25 +274,32 @@ fn failure(error: &BucketError) -> Failure {
     }
 }
 
-/// One gzip member per stream. The rows are freed: from here on only their encoded bytes are kept.
-fn encode(job: Job, level: i32) -> Result<Encoded, (Vec<Member>, CodecError)> {
+/// Encodes a job. One that can't be encoded comes back with the reason: its rows must be counted and its
+/// requests answered, even after a panic.
+fn encode(
+    job: Job,
+    encoder: impl FnOnce(&mut [Member]) -> Result<Bytes, CodecError>,
+) -> Result<Encoded, (Vec<Member>, String)> {
     let mut members = job.members;
-    let mut bodies = Vec::with_capacity(members.len());
-    for member in &mut members {
-        match encode_member(member, level) {
-            Ok(body) => bodies.push(body),
-            Err(error) => return Err((members, error)),
-        }
+    // What a panic leaves of the members is their counts and who waits; nobody reads their rows again.
+    match catch_unwind(AssertUnwindSafe(|| encoder(&mut members))) {
+        Ok(Ok(body)) => Ok(Encoded { body, members }),
+        Ok(Err(error)) => Err((members, error.to_string())),
+        Err(_) => Err((members, "the encoder panicked".to_owned())),
     }
-    let body = match bodies.pop() {
+}
+
+/// One gzip member per stream. The rows are freed: from here on only their encoded bytes are kept.
+fn encode_members(members: &mut [Member], level: i32) -> Result<Bytes, CodecError> {
+    let mut bodies = members.iter_mut().map(|m| encode_member(m, level)).collect::<Result<Vec<_>, _>>()?;
+    Ok(match bodies.pop() {
         Some(only) if bodies.is_empty() => only.into(),
         Some(last) => {
             bodies.push(last);
             bodies.concat().into()
         }
         None => Bytes::new(),
-    };
-    Ok(Encoded { body, members })
+    })
 }
 
 fn encode_member(member: &mut Member, level: i32) -> Result<Vec<u8>, CodecError> {
@@ -298,5 +311,54 @@ fn encode_member(member: &mut Member, level: i32) -> Result<Vec<u8>, CodecError>
             codec::encode(FormatVersion::V1, &rows.concat(), level)
         }
         (None, _) => codec::encode(FormatVersion::V1, &[], level),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ack::Waiter;
+    use crate::admit::StreamRows;
+    use crate::buffers::{Append, LeftOver, Tally};
+    use crate::queue::Queue;
+    use futures::future::BoxFuture;
+    use spillway_model::settings::BucketSettings;
+    use spillway_model::{ProjectId, ServiceName, TenantName};
+
+    struct NoStore;
+
+    impl Store for NoStore {
+        fn put<'a>(&'a self, key: &'a str, _: Bytes) -> BoxFuture<'a, Result<Put, BucketError>> {
+            panic!("{key} was not to be written")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_encoder_is_counted_and_answered() {
+        let settings = IngestSettings::new(BucketSettings::directory("unused"));
+        let queue = Queue::new(&settings.queue);
+        let buffers = Arc::new(Buffers::new(settings.flush.clone(), settings.objects, &settings.queue));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&buffers), Arc::clone(&queue)));
+        let incarnation = Incarnation::new("test", 1);
+        let mut stager =
+            Stager::new(&settings, Arc::clone(&buffers), Arc::new(NoStore), metrics, incarnation);
+        Arc::get_mut(&mut stager).unwrap().encoder = |_, _| panic!("as the test wants it");
+
+        let tenant = TenantName::parse("acme").unwrap();
+        let mut slot = queue.enter(&tenant, 1).unwrap();
+        let held = slot.hand_over([1].into_iter());
+        let (waiter, answered) = Waiter::new(1);
+        let (project, service) = (ProjectId::parse("shop").unwrap(), ServiceName::parse("api").unwrap());
+        let streams = vec![StreamRows { project, service, rows: vec![b'x'], count: 1 }];
+        let waiter = Some(Arc::new(waiter));
+        let tally = Tally { received: 1, ..Tally::default() };
+        buffers.append(Append { tenant, tally, streams, held, waiter }, Instant::now()).unwrap();
+        let (mut jobs, _) = buffers.take(Instant::now(), 1, true);
+        Arc::clone(&stager).stage(jobs.remove(0)).await;
+        assert!(answered.await.is_err(), "its request is told that it failed");
+        assert!(buffers.is_empty());
+        assert_eq!(queue.usage().bytes, 0);
+        let left = buffers.give_up();
+        assert_eq!(left, LeftOver { lost_records: 0, unacknowledged_records: 1 });
     }
 }
