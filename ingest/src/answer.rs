@@ -52,7 +52,8 @@ pub(crate) enum Refusal {
     Draining,
     #[error(
         "the {accepted} accepted records are in memory and not yet durable, because the bucket does not \
-         answer; they are kept and staged when it does, so sending them again may duplicate them"
+         answer; they will be staged when it does, unless the process is stopped first, so sending them again \
+         may duplicate them"
     )]
     NotYetDurable { accepted: u64 },
     #[error("the request failed inside the server; not all of it is stored")]

@@ -41,7 +41,8 @@ pub enum Outcome {
     Closed,
     /// Some of its rows are lost by a fault of the program.
     Failed,
-    /// All its rows are in memory and will be staged, but were not in time for the answer.
+    /// All its rows are in memory, but not in the bucket in time for the answer. They will be, unless the
+    /// process is stopped before the bucket takes them.
     NotYetDurable,
 }
 

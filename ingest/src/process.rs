@@ -18,8 +18,8 @@ const CANT_START: u8 = 3;
 
 /// Receives logs over HTTP and stages them in S3.
 ///
-/// Exit codes: 0 drained; 2 bad usage or settings; 3 could not start; 4 records that had been acknowledged
-/// from memory were lost; 5 a second signal ended it.
+/// Exit codes: 0 drained, every record is in the bucket; 2 bad usage or settings; 3 could not start; 4 records
+/// were not in the bucket by the deadline, the log says how many; 5 a second signal ended it.
 #[derive(Debug, Parser)]
 #[command(name = "spillway-ingest", version)]
 pub struct Arguments {

@@ -91,15 +91,15 @@ pub struct DrainReport {
 }
 
 impl DrainReport {
-    /// 0: every record is staged. 4: records that had been acknowledged from memory are lost. 5: forced.
+    /// 0: every record is staged. 4: some are not, whatever their senders were told. 5: forced.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         if self.forced {
             5
-        } else if self.left_over.lost_records > 0 {
-            4
-        } else {
+        } else if self.left_over.is_nothing() {
             0
+        } else {
+            4
         }
     }
 }
@@ -240,19 +240,17 @@ fn spawn_until(stop: &CancellationToken, task: impl Future<Output = ()> + Send +
 
 fn log(report: &DrainReport) {
     let LeftOver { lost_records, unacknowledged_records } = report.left_over;
-    if lost_records > 0 {
+    let forced = report.forced;
+    if report.left_over.is_nothing() {
+        tracing::info!(forced, "drained: every record is staged");
+    } else {
         tracing::error!(
             lost_records,
             unacknowledged_records,
-            "records that were acknowledged from memory are lost: the bucket did not take them in time"
+            forced,
+            "records are not staged and gone: the bucket did not take them in time. Those lost had been \
+             acknowledged from memory; of the unacknowledged no sender was told that they are stored"
         );
-    } else if unacknowledged_records > 0 {
-        tracing::warn!(
-            unacknowledged_records,
-            "records were not staged; their senders were not told they were"
-        );
-    } else {
-        tracing::info!(forced = report.forced, "drained: every record is staged");
     }
 }
 

@@ -210,6 +210,22 @@ async fn a_drain_without_the_bucket_says_how_many_records_are_lost() {
 }
 
 #[tokio::test]
+async fn a_drain_that_leaves_records_of_durable_requests_fails_too() {
+    let mut settings = settings();
+    settings.ack_timeout = Span::ms(200);
+    settings.drain.flush_timeout = Span::ms(300);
+    let ingest = Ingest::start(settings).await;
+    ingest.bucket.fails(Fault::Unavailable);
+    let (status, body) = ingest.send(logs(&vec![record("blog", "api", "d"); 5])).await;
+    assert_eq!(status, 503);
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("unless the process is stopped first"), "{message}");
+    let report = ingest.stop().await;
+    assert_eq!((report.left_over.lost_records, report.left_over.unacknowledged_records), (0, 5));
+    assert_eq!(report.exit_code(), 4);
+}
+
+#[tokio::test]
 async fn after_a_call_of_drain_stopping_waits_no_second_time() {
     let mut settings = settings();
     settings.drain.readiness_delay = Span::ms(1500);
