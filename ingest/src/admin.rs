@@ -31,14 +31,10 @@ impl Health {
         Self { stager, ready: AtomicBool::new(true), unready_since: Mutex::new(None) }
     }
 
-    /// Turns readiness off for good; when that was.
+    /// Turns readiness off for good; when that was first done.
     pub(crate) fn unready(&self) -> Instant {
         self.ready.store(false, Ordering::Release);
         *self.unready_since.lock().get_or_insert_with(Instant::now)
-    }
-
-    pub(crate) fn unready_since(&self) -> Option<Instant> {
-        *self.unready_since.lock()
     }
 }
 

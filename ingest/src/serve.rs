@@ -73,7 +73,7 @@ impl Listeners {
 /// How the process is told to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// Stop taking requests, stage what is there, end.
+    /// Readiness off, and after `drain.readinessDelay` take no more requests, stage what is there, end.
     pub drain: CancellationToken,
     /// End now.
     pub force: CancellationToken,
@@ -172,9 +172,13 @@ pub async fn serve_into(
     let mut report = DrainReport::default();
     let drained = async {
         shutdown.drain.cancelled().await;
-        tracing::info!("told to stop: no more requests are taken");
+        tracing::info!("told to stop");
         metrics.draining.set(1);
-        wait_for_load_balancers(&app.health, drain.readiness_delay.get()).await;
+        // Who routes by readiness still sends requests until it noticed, whether or not a preStop hook has
+        // called `/drain`. What that call has waited for is not waited for again.
+        let noticed = app.health.unready() + drain.readiness_delay.get();
+        tokio::time::sleep_until(noticed.into()).await;
+        tracing::info!("no more requests are taken");
         app.stopping.store(true, std::sync::atomic::Ordering::Release);
         // From here on durable requests are answered as soon as the bucket has their rows.
         stager.hurry();
@@ -195,15 +199,6 @@ pub async fn serve_into(
     report.left_over = buffers.give_up();
     log(&report);
     Ok(report)
-}
-
-/// Readiness goes off; if `/drain` had turned it off before, the rest of its delay is waited for. Without
-/// it nobody routes by readiness and waiting serves nobody.
-async fn wait_for_load_balancers(health: &Health, delay: Duration) {
-    if let Some(since) = health.unready_since() {
-        tokio::time::sleep_until((since + delay).into()).await;
-    }
-    health.unready();
 }
 
 async fn empty(buffers: &Buffers) {

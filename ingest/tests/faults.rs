@@ -226,6 +226,22 @@ async fn a_drain_that_leaves_records_of_durable_requests_fails_too() {
 }
 
 #[tokio::test]
+async fn told_to_stop_it_turns_readiness_off_and_takes_requests_until_load_balancers_noticed() {
+    let mut settings = settings();
+    settings.drain.readiness_delay = Span::ms(1500);
+    let ingest = Ingest::start(settings).await;
+    let started = Instant::now();
+    ingest.shutdown.drain.cancel();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(ingest.get(&format!("{}/readyz", ingest.admin)).await.0, 503);
+    assert_eq!(ingest.send(logs(&[record("shop", "api", "late")])).await.0, 200);
+    let bucket = Arc::clone(&ingest.bucket);
+    assert_eq!(ingest.ended().await.exit_code(), 0);
+    assert!(started.elapsed() >= Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert_eq!(bucket.messages(), ["late"]);
+}
+
+#[tokio::test]
 async fn after_a_call_of_drain_stopping_waits_no_second_time() {
     let mut settings = settings();
     settings.drain.readiness_delay = Span::ms(1500);

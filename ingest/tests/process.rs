@@ -30,8 +30,9 @@ impl Place {
     fn new(more: &str) -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap(), http: free_port(), admin: free_port() };
         let bucket = place.dir.path().join("bucket");
+        let drain = if more.contains("drain:") { "" } else { "drain: {readinessDelay: 0ms}\n" };
         let settings = format!(
-            "version: 1\nbucket: {{directory: {}}}\nhttp: 127.0.0.1:{}\nadmin: 127.0.0.1:{}\n{more}",
+            "version: 1\n{drain}bucket: {{directory: {}}}\nhttp: 127.0.0.1:{}\nadmin: 127.0.0.1:{}\n{more}",
             bucket.display(),
             place.http,
             place.admin
@@ -190,7 +191,7 @@ fn what_keeps_it_from_starting_has_its_exit_code_and_is_said() {
 
 #[test]
 fn records_lost_at_the_deadline_make_it_fail_and_a_second_signal_ends_it() {
-    let place = Place::new("flush: {maxAge: 1h}\ndrain: {flushTimeout: 500ms}\n");
+    let place = Place::new("flush: {maxAge: 1h}\ndrain: {readinessDelay: 0ms, flushTimeout: 500ms}\n");
     let blocked = place.dir.path().join("bucket/shop");
     let process = place.start();
     // A file where the project's directory would be: no object can be written.
@@ -200,7 +201,7 @@ fn records_lost_at_the_deadline_make_it_fail_and_a_second_signal_ends_it() {
     assert_eq!(process.exit_code(), Some(4));
     assert!(Path::new(&blocked).is_file());
 
-    let place = Place::new("flush: {maxAge: 1h}\ndrain: {flushTimeout: 60s}\n");
+    let place = Place::new("flush: {maxAge: 1h}\ndrain: {readinessDelay: 0ms, flushTimeout: 60s}\n");
     let process = place.start();
     std::fs::write(place.dir.path().join("bucket/shop"), "in the way").unwrap();
     assert_eq!(place.send("lost", "memory"), Some(200));
