@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::ack::Waiter;
 use crate::admit::StreamRows;
 use crate::books::Books;
+use crate::failing::HeldBack;
 use crate::flush::{self, Object, Waiting};
 use crate::queue::{Bounds, Held, Overload};
 
@@ -121,6 +122,8 @@ struct Inner {
     streams: HashMap<StreamId, Stream>,
     /// Of all streams.
     bytes: u64,
+    /// Of those, what the flusher held back when it looked last: it is no reason to flush the others early.
+    held_back: u64,
     streams_of: HashMap<TenantName, u64>,
     books: Books,
     /// Records in flight that were acknowledged from memory.
@@ -211,7 +214,7 @@ impl Buffers {
                 _held: held,
             });
         }
-        due |= inner.bytes > self.pressure;
+        due |= inner.bytes > self.pressure.saturating_add(inner.held_back);
         let by_age = now + self.flush.max_age.get();
         if due || inner.wakes_at.is_none_or(|at| at > by_age) {
             self.changed.notify_one();
@@ -225,13 +228,25 @@ impl Buffers {
     }
 
     /// Takes the rows of at most `puts` objects, and says when the next stream will be due: now, if one had
-    /// to be left for want of budget.
-    pub(crate) fn take(&self, now: Instant, puts: usize, at_once: bool) -> (Vec<Job>, Option<Instant>) {
+    /// to be left for want of budget. Who is held back has to wait for whoever notifies `changed` then.
+    pub(crate) fn take(
+        &self,
+        now: Instant,
+        puts: usize,
+        at_once: bool,
+        held_back: &HeldBack,
+    ) -> (Vec<Job>, Option<Instant>) {
         let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.held_back = 0;
         let (mut due, mut early) = (Vec::new(), Vec::new());
         let mut next = None;
         for (id, stream) in &inner.streams {
             let Some(oldest) = stream.oldest() else { continue };
+            if held_back.tenants.contains(&id.tenant) {
+                inner.held_back += stream.bytes;
+                continue;
+            }
             let waiting = Waiting {
                 stream: id,
                 bytes: stream.bytes,
@@ -248,7 +263,8 @@ impl Buffers {
         }
         due.extend(flush::relieve(early, self.pressure));
         let count = due.len();
-        let plan: Vec<Vec<StreamId>> = flush::plan(due, puts, self.objects, self.flush.max_bytes.0)
+        let objects = if held_back.packed { Objects::PerService } else { self.objects };
+        let plan: Vec<Vec<StreamId>> = flush::plan(due, puts, objects, self.flush.max_bytes.0)
             .into_iter()
             .map(|object| match object {
                 Object::One(id) => vec![id.clone()],
@@ -439,7 +455,17 @@ mod tests {
 
         /// The services and bytes of each object.
         fn take(&self, ms: u64, puts: usize) -> (Vec<Vec<(String, u64)>>, Option<u64>) {
-            let (jobs, next) = self.buffers.take(self.now + Duration::from_millis(ms), puts, false);
+            self.take_but(ms, puts, &HeldBack::default())
+        }
+
+        fn take_but(
+            &self,
+            ms: u64,
+            puts: usize,
+            held_back: &HeldBack,
+        ) -> (Vec<Vec<(String, u64)>>, Option<u64>) {
+            let at = self.now + Duration::from_millis(ms);
+            let (jobs, next) = self.buffers.take(at, puts, false, held_back);
             let member = |m: &Member| (m.stream.service.to_string(), m.bytes);
             let jobs = jobs.iter().map(|job| job.members.iter().map(member).collect()).collect();
             (jobs, next.map(|at| (at - self.now).as_millis() as u64))
@@ -522,7 +548,7 @@ mod tests {
         let case = Case::new(Objects::Adaptive);
         case.append(0, &[("a", 60)], false).unwrap();
         case.append(0, &[("a", 60)], true).unwrap();
-        let (jobs, _) = case.buffers.take(case.now, 1, false);
+        let (jobs, _) = case.buffers.take(case.now, 1, false, &HeldBack::default());
         assert_eq!(jobs[0].members[0].records, 2);
         case.append(0, &[("b", 1)], false).unwrap();
         case.append(0, &[("c", 1)], true).unwrap();
@@ -546,10 +572,31 @@ mod tests {
             (places.buffered, places.in_flight, places.staged)
         };
         assert_eq!((places(&case.tenant), places(&heir)), ((1, 0, 0), (2, 0, 0)));
-        let (jobs, _) = case.buffers.take(case.now, 10, true);
+        let (jobs, _) = case.buffers.take(case.now, 10, true, &HeldBack::default());
         assert_eq!((places(&case.tenant), places(&heir)), ((0, 1, 0), (0, 2, 0)));
         jobs.iter().for_each(|job| case.buffers.staged(&job.members));
         assert_eq!((places(&case.tenant), places(&heir)), ((0, 0, 1), (0, 0, 2)));
         assert!(case.buffers.is_empty());
+    }
+
+    #[test]
+    fn who_is_held_back_keeps_nobody_awake_and_presses_nobody() {
+        let case = Case::new(Objects::Adaptive);
+        let denied = TenantName::parse("denied").unwrap();
+        let held_back = HeldBack { tenants: [denied.clone()].into(), packed: false };
+        case.append_as(&denied, 0, &[("a", 3000)], true).unwrap();
+        case.append(0, &[("b", 10)], true).unwrap();
+        assert_eq!(case.take_but(1, 10, &held_back), (vec![], Some(500)));
+        assert_eq!(case.take_but(500, 10, &held_back), (vec![vec![("b".to_owned(), 10)]], None));
+        assert_eq!(case.take(501, 10), (vec![vec![("a".to_owned(), 3000)]], None));
+    }
+
+    #[test]
+    fn while_shared_objects_fail_each_stream_has_its_own() {
+        let case = Case::new(Objects::Adaptive);
+        case.append(0, &[("a", 10), ("b", 20), ("c", 30)], true).unwrap();
+        let held_back = HeldBack { packed: true, ..HeldBack::default() };
+        assert_eq!(case.take_but(500, 2, &held_back).0.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(case.take(500, 2).0.len(), 1);
     }
 }

@@ -12,6 +12,7 @@ pub mod body;
 mod books;
 mod buffers;
 pub mod drain_json;
+mod failing;
 pub mod flush;
 mod http;
 pub mod intake;

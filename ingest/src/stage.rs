@@ -2,18 +2,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spillway_bucket::{BucketError, Put};
 use spillway_model::settings::IngestSettings;
-use spillway_model::{CodecError, FormatVersion, Home, Incarnation, ObjectKey, UnixMs, codec};
-use tokio::sync::Semaphore;
+use spillway_model::{CodecError, FormatVersion, Home, Incarnation, ObjectKey, TenantName, UnixMs, codec};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::buffers::{Buffers, Job, Member};
+use crate::failing::Failing;
 use crate::limits::Bucket as Tokens;
 use crate::metrics::Metrics;
 use crate::retry::{self, Failure};
@@ -35,10 +36,14 @@ pub(crate) struct Stager {
     level: i32,
     encoder: Encoder,
     put_timeout: Duration,
-    concurrency: usize,
-    in_flight: AtomicUsize,
+    /// PUTs that may be under way, from the encoding to the answer. One that waits to be repeated is not.
+    slots: Arc<Semaphore>,
     /// PUTs that may be sent now.
     budget: Mutex<Tokens>,
+    /// The half of both that repeated PUTs may have: what fails must leave the rest to what does not.
+    slots_again: Semaphore,
+    budget_again: Mutex<Tokens>,
+    failing: Arc<Failing>,
     /// Nothing is sent before: the store asked to slow down.
     not_before: Mutex<Instant>,
     /// Encoders at work: more than there are cores would only take memory.
@@ -54,6 +59,12 @@ struct Encoded {
     members: Vec<Member>,
 }
 
+/// What a PUT holds while it is under way; given back when it waits to be repeated.
+struct Turn<'a> {
+    _slot: Option<OwnedSemaphorePermit>,
+    _again: Option<SemaphorePermit<'a>>,
+}
+
 impl Stager {
     pub(crate) fn new(
         settings: &IngestSettings,
@@ -63,6 +74,8 @@ impl Stager {
         incarnation: Incarnation,
     ) -> Arc<Self> {
         let now = Instant::now();
+        let concurrency = settings.put_concurrency as usize;
+        let puts_per_second = f64::from(settings.max_puts_per_second);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Arc::new(Self {
             buffers,
@@ -73,9 +86,11 @@ impl Stager {
             level: settings.compression_level,
             encoder: encode_members,
             put_timeout: settings.put_timeout.get(),
-            concurrency: settings.put_concurrency as usize,
-            in_flight: AtomicUsize::new(0),
-            budget: Mutex::new(Tokens::new(f64::from(settings.max_puts_per_second), 1.0, now)),
+            slots: Arc::new(Semaphore::new(concurrency)),
+            budget: Mutex::new(Tokens::new(puts_per_second, 1.0, now)),
+            slots_again: Semaphore::new((concurrency / 2).max(1)),
+            budget_again: Mutex::new(Tokens::new(puts_per_second / 2.0, 1.0, now)),
+            failing: Failing::new(concurrency),
             not_before: Mutex::new(now),
             encoders: Semaphore::new(cores),
             beat: Mutex::new(now),
@@ -99,11 +114,13 @@ impl Stager {
             let now = Instant::now();
             *self.beat.lock() = now;
             let hurry = self.hurry.is_cancelled();
-            let (jobs, next) = self.buffers.take(now, self.puts(now, hurry), hurry);
+            let held_back = self.failing.held_back();
+            let (jobs, next) = self.buffers.take(now, self.puts(now, hurry), hurry, &held_back);
             self.budget.lock().charge(jobs.len() as u64, now);
             for job in jobs {
-                self.in_flight.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(Arc::clone(&self).stage(job));
+                // Taken here, so that the next look knows of it. None: a repeated PUT was faster.
+                let slot = Arc::clone(&self.slots).try_acquire_owned().ok();
+                tokio::spawn(Arc::clone(&self).stage(job, slot));
             }
             let wake = self.wake_at(now, next, hurry);
             tokio::select! {
@@ -116,7 +133,7 @@ impl Stager {
 
     /// How many PUTs may begin now.
     fn puts(&self, now: Instant, hurry: bool) -> usize {
-        let free = self.concurrency.saturating_sub(self.in_flight.load(Ordering::Relaxed));
+        let free = self.slots.available_permits();
         if hurry {
             return free;
         }
@@ -139,10 +156,10 @@ impl Stager {
         }
     }
 
-    async fn stage(self: Arc<Self>, job: Job) {
+    async fn stage(self: Arc<Self>, job: Job, slot: Option<OwnedSemaphorePermit>) {
         let oldest = job.members.iter().flat_map(|m| &m.segments).map(|s| s.since).min();
         if let Some(encoded) = self.encode(job).await {
-            self.put(&encoded).await;
+            self.put(&encoded, slot).await;
             self.buffers.staged(&encoded.members);
             for segment in encoded.members.iter().flat_map(|m| &m.segments) {
                 if let Some(waiter) = &segment.waiter {
@@ -152,8 +169,9 @@ impl Stager {
             if let Some(oldest) = oldest {
                 self.metrics.stage_seconds.observe(oldest.elapsed().as_secs_f64());
             }
+        } else {
+            drop(slot);
         }
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.buffers.changed.notify_one();
     }
 
@@ -200,15 +218,22 @@ impl Stager {
 
     /// Until the bucket has it. What came of an attempt may be unknown, so every attempt writes the same
     /// bytes under the same key.
-    async fn put(&self, encoded: &Encoded) {
+    async fn put(&self, encoded: &Encoded, slot: Option<OwnedSemaphorePermit>) {
         let mut key = self.next_key(&encoded.members);
         let mut attempt = 0;
+        let mut slot = Some(slot);
+        let mut failing = None;
         loop {
             attempt += 1;
+            let turn = match slot.take() {
+                Some(slot) => self.first_turn(slot).await,
+                None => self.turn_again().await,
+            };
             let text = key.to_string();
             let started = Instant::now();
             let put = self.store.put(&text, encoded.body.clone());
             let result = tokio::time::timeout(self.put_timeout, put).await;
+            drop(turn);
             self.metrics.put_seconds.observe(started.elapsed().as_secs_f64());
             let (failure, reason, detail) = match result {
                 Ok(Ok(Put::Created(_))) => {
@@ -230,6 +255,9 @@ impl Stager {
                 Err(_) => (Failure::Transient, "Timeout", format!("no answer in {:?}", self.put_timeout)),
             };
             self.metrics.put(reason);
+            failing.get_or_insert_with(|| self.failing.add(owner(&encoded.members)));
+            // A PUT is free for what does not fail.
+            self.buffers.changed.notify_one();
             let pause = retry::pause(attempt, failure, rand::random());
             if attempt == 1 || attempt.is_multiple_of(10) {
                 let rows = key.rows;
@@ -244,16 +272,50 @@ impl Stager {
                 );
             }
             self.wait(pause, failure).await;
-            self.budget.lock().charge(1, Instant::now());
         }
     }
 
-    async fn wait(&self, pause: Duration, failure: Failure) {
-        let until = Instant::now() + pause;
-        if matches!(failure, Failure::SlowDown(_)) {
-            let mut not_before = self.not_before.lock();
-            *not_before = until.max(*not_before);
+    async fn first_turn(&self, slot: Option<OwnedSemaphorePermit>) -> Turn<'_> {
+        let slot = match slot {
+            Some(slot) => Some(slot),
+            None => Arc::clone(&self.slots).acquire_owned().await.ok(),
+        };
+        Turn { _slot: slot, _again: None }
+    }
+
+    async fn turn_again(&self) -> Turn<'_> {
+        let again = self.slots_again.acquire().await.ok();
+        while let Some(wait) = self.budget_for_again() {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.hurry.cancelled() => break,
+            }
         }
+        self.budget.lock().charge(1, Instant::now());
+        Turn { _slot: Arc::clone(&self.slots).acquire_owned().await.ok(), _again: again }
+    }
+
+    /// Takes one PUT of what repeated ones may have, or says how long to wait for it.
+    fn budget_for_again(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut budget = self.budget_again.lock();
+        let wait = budget.wait(now);
+        if wait.is_zero() {
+            budget.charge(1, now);
+            return None;
+        }
+        Some(wait)
+    }
+
+    async fn wait(&self, pause: Duration, failure: Failure) {
+        let until = {
+            let until = Instant::now() + pause;
+            let mut not_before = self.not_before.lock();
+            if matches!(failure, Failure::SlowDown(_)) {
+                *not_before = until.max(*not_before);
+            }
+            until.max(*not_before)
+        };
         // While the process stops, a second is the most that can be spent waiting.
         let hurried = async {
             self.hurry.cancelled().await;
@@ -263,6 +325,14 @@ impl Stager {
             () = tokio::time::sleep_until(until.into()) => {}
             () = hurried => {}
         }
+    }
+}
+
+/// Whose fault it is when these can't be written: nobody's when they share an object.
+fn owner(members: &[Member]) -> Option<TenantName> {
+    match members {
+        [only] => Some(only.stream.tenant.clone()),
+        _ => None,
     }
 }
 
@@ -320,10 +390,11 @@ mod tests {
     use crate::ack::Waiter;
     use crate::admit::StreamRows;
     use crate::buffers::{Append, LeftOver, Tally};
+    use crate::failing::HeldBack;
     use crate::queue::Queue;
     use futures::future::BoxFuture;
     use spillway_model::settings::BucketSettings;
-    use spillway_model::{ProjectId, ServiceName, TenantName};
+    use spillway_model::{ProjectId, ServiceName};
 
     struct NoStore;
 
@@ -353,8 +424,8 @@ mod tests {
         let waiter = Some(Arc::new(waiter));
         let tally = Tally { received: 1, ..Tally::default() };
         buffers.append(Append { tenant, tally, streams, held, waiter }, Instant::now()).unwrap();
-        let (mut jobs, _) = buffers.take(Instant::now(), 1, true);
-        Arc::clone(&stager).stage(jobs.remove(0)).await;
+        let (mut jobs, _) = buffers.take(Instant::now(), 1, true, &HeldBack::default());
+        Arc::clone(&stager).stage(jobs.remove(0), None).await;
         assert!(answered.await.is_err(), "its request is told that it failed");
         assert!(buffers.is_empty());
         assert_eq!(queue.usage().bytes, 0);

@@ -58,6 +58,56 @@ async fn a_store_that_asks_to_slow_down_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_tenant_whose_objects_are_denied_delays_no_other() {
+    let mut settings = settings();
+    settings.put_concurrency = 4;
+    let ingest = Ingest::start(settings).await;
+    ingest.bucket.denies(&["shop/"]);
+    for n in 0..20 {
+        let memory =
+            ingest.post(logs(&[record("shop", &format!("s{n}"), "m")])).header("x-spillway-ack", "memory");
+        assert_eq!(answer(memory).await.0, 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for n in 0..5 {
+        let started = Instant::now();
+        let (status, body) = ingest.send_as(OTHER_KEY, logs(&[record("bank", "api", &n.to_string())])).await;
+        assert_eq!(status, 200, "{body}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+    let metrics = ingest.metrics().await;
+    assert_eq!(metrics.identity(), (25.0, 25.0));
+    ingest.bucket.denies(&[]);
+    until("what was denied is staged", || ingest.bucket.messages().len() == 25).await;
+}
+
+#[tokio::test]
+async fn many_tenants_whose_objects_are_denied_delay_no_other() {
+    let mut settings = settings();
+    settings.put_concurrency = 4;
+    settings.max_puts_per_second = 20;
+    let names: Vec<_> = (0..24).map(|n| format!("denied{n}")).collect();
+    let mut tenants: Vec<_> =
+        names.iter().map(|name| tenant(name, name, &[name], LimitSettings::default())).collect();
+    tenants.push(tenant("other", OTHER_KEY, &["bank"], LimitSettings::default()));
+    let ingest = Ingest::start_with(settings, tenants).await;
+    ingest.bucket.denies(&["denied"]);
+    ingest.bucket.delay_ms.store(20, Ordering::Relaxed);
+    for name in &names {
+        let request = ingest.client.post(format!("{}/v1/drain", ingest.url)).header("authorization", name);
+        let memory = request.header("x-spillway-ack", "memory").body(logs(&[record(name, "api", "m")]));
+        assert_eq!(answer(memory).await.0, 200);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let started = Instant::now();
+    for n in 0..10 {
+        let (status, body) = ingest.send_as(OTHER_KEY, logs(&[record("bank", "api", &n.to_string())])).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn without_the_bucket_a_durable_request_is_told_so_and_its_records_are_kept() {
     let mut settings = settings();
     settings.ack_timeout = Span::ms(300);
