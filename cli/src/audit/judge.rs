@@ -86,7 +86,8 @@ fn pods(seen: &Seen) -> Check {
 
 /// Of checks that need every pod: what is left out of a sum can't be found missing.
 fn unseen(seen: &Seen) -> Outcome {
-    if seen.silent.is_empty() && !seen.pods.is_empty() { Outcome::Ok } else { Outcome::NotLookedAt }
+    let all = seen.silent.is_empty() && !seen.pods.is_empty() && seen.pods.iter().all(is_ingest);
+    if all { Outcome::Ok } else { Outcome::NotLookedAt }
 }
 
 /// What pods staged = loaded + dead letters + in flight + backlog. Pods that have ended staged as well, and so did
