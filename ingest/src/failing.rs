@@ -47,7 +47,9 @@ impl Failing {
         for (owner, count) in self.objects.lock().iter() {
             match owner {
                 _ if *count < self.most => {}
-                Some(tenant) => drop(held_back.tenants.insert(tenant.clone())),
+                Some(tenant) => {
+                    held_back.tenants.insert(tenant.clone());
+                }
                 None => held_back.packed = true,
             }
         }
