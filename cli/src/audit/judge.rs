@@ -72,10 +72,12 @@ fn pods(seen: &Seen) -> Check {
             sum(pod, "spillway_ingest_in_flight_records"),
             lost,
         ];
-        result = result.max(match received == parts.iter().sum::<u64>() {
-            false => Outcome::Failed,
-            true if lost > 0 => Outcome::Warning,
-            true => Outcome::Ok,
+        result = result.max(if received != parts.iter().sum::<u64>() {
+            Outcome::Failed
+        } else if lost > 0 {
+            Outcome::Warning
+        } else {
+            Outcome::Ok
         });
         let parts: Vec<String> = parts.iter().map(|part| count(*part)).collect();
         details.push(format!("{}: {} = {}", pod.url, count(received), parts.join(" + ")));
