@@ -89,8 +89,10 @@ pub fn publish(figures: &[Figure], file: &Path) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
     }
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
     let machine =
-        Machine { cpus: std::thread::available_parallelism().map_or(1, usize::from), cpu: cpu_model() };
+        Machine { load, cpus: std::thread::available_parallelism().map_or(1, usize::from), cpu: cpu_model() };
     let text = serde_json::to_string_pretty(&Document { machine, figures })?;
     std::fs::write(file, text)?;
     println!("written to {}", file.display());
@@ -106,6 +108,8 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Machine {
     cpus: usize,
+    /// Load average of the last minute: far above `cpus`, something else was running.
+    load: f64,
     cpu: String,
 }
 
