@@ -140,11 +140,87 @@ pub fn sync_statement(spec: &SchemaSpec) -> Option<String> {
 /// Settings for the questions above.
 #[must_use]
 pub fn read_settings(spec: &SchemaSpec) -> Settings {
-    match spec.topology {
-        Topology::Single => Vec::new(),
+    // Whatever the user's profile says: an answer that is old or incomplete would be taken for missing rows.
+    let mut settings: Settings = [
+        ("use_query_cache", "0"),
+        ("read_overflow_mode", "throw"),
+        ("timeout_overflow_mode", "throw"),
+        ("result_overflow_mode", "throw"),
+        ("skip_unavailable_shards", "0"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .to_vec();
+    if let Topology::Cluster(_) = spec.topology {
         // Shared merge trees (ClickHouse Cloud) have no SYNC REPLICA to wait for and obey this.
-        Topology::Cluster(_) => vec![("select_sequential_consistency", "1".to_owned())],
+        settings.push(("select_sequential_consistency", "1".to_owned()));
     }
+    settings
+}
+
+/// The answer to [`uptime`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Uptime {
+    /// Since the server was started.
+    pub seconds: u32,
+}
+
+/// How long the server has been running.
+#[must_use]
+pub fn uptime() -> &'static str {
+    "SELECT toUInt32(uptime()) AS seconds"
+}
+
+/// The answer to [`today`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Today {
+    /// Days since 1970.
+    pub today: i32,
+}
+
+/// The day by which the server drops expired rows: its own, in its own time zone.
+#[must_use]
+pub fn today() -> &'static str {
+    "SELECT toInt32(toDate(now())) AS today"
+}
+
+/// A row as it can be found by the table's sorting key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Witness {
+    /// Project.
+    pub project_id: String,
+    /// Service.
+    pub service: String,
+    /// Name of the severity.
+    pub severity: String,
+    /// `YYYY-MM-DD HH:MM:SS.nnnnnnnnn`, UTC.
+    pub timestamp: String,
+    /// The record's id.
+    pub id: String,
+}
+
+/// Which of these rows the table holds already ([`Witness`]).
+#[must_use]
+pub fn find_witnesses(spec: &SchemaSpec, witnesses: &[Witness]) -> String {
+    let keys: Vec<String> = witnesses
+        .iter()
+        .map(|row| {
+            format!(
+                "({}, {}, {}, toDateTime64({}, 9, 'UTC'), toUUID({}))",
+                literal(&row.project_id),
+                literal(&row.service),
+                literal(&row.severity),
+                literal(&row.timestamp),
+                literal(&row.id)
+            )
+        })
+        .collect();
+    format!(
+        "SELECT DISTINCT toString(project_id) AS project_id, toString(service) AS service, toString(severity) AS severity, \
+         toString(timestamp) AS timestamp, toString(id) AS id FROM {} \
+         WHERE (project_id, service, severity, timestamp, id) IN ({})",
+        spec.records(),
+        keys.join(", ")
+    )
 }
 
 /// `INSERT INTO table (columns) FORMAT format`. Columns are named: those that no row of the body gives are

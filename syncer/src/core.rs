@@ -9,11 +9,14 @@ use sha2::{Digest, Sha256};
 use spillway_model::time::UnixMs;
 
 use crate::batch::{BatchId, PipelineUid};
-use crate::flight::{Around, Flight, Inserted, Millis, Need, Outline, Step, Task};
+use crate::flight::{Around, Flight, Inserted, Millis, Need, Outline, Server, Step, Task};
 use crate::limits::Limits;
 use crate::manifest::{Entry, Manifest, Removed, State};
 use crate::plan::Backlog;
 use crate::walk::{Known, Staged, Walk};
+
+/// When a view is mended, hundreds of batches may want to repair it: not all at once.
+const MOST_STUCK_AT_ONCE: usize = 4;
 
 /// The first 16 bytes of a key's SHA-256: a million remembered keys cost 16 MB.
 type KeyHash = [u8; 16];
@@ -102,8 +105,12 @@ pub enum Done<Tag> {
     Loaded(Result<Vec<Loaded>, Option<BatchId>>),
     /// A page of keys and whether more follow; `None`: listing failed.
     Page(Option<(Vec<String>, bool)>),
+    /// These objects can't be read, for a reason that lies with them: others go first for a while.
+    Unreadable(Vec<String>),
     /// A batch was prepared; `None`: it could not be.
     Prepared(BatchId, Option<Outline>),
+    /// A staged object that a batch needs is gone.
+    Vanished(BatchId),
     /// See [`Task::Bury`].
     Buried(BatchId, bool),
     /// See [`Task::Insert`].
@@ -111,7 +118,7 @@ pub enum Done<Tag> {
     /// See [`Task::Count`].
     Counted(BatchId, Option<bool>),
     /// See [`Task::AskRunning`].
-    Running(BatchId, Option<bool>),
+    Running(BatchId, Option<Server>),
     /// See [`Task::FindMissing`].
     Missing(BatchId, Option<Outline>),
     /// See [`Task::Repair`].
@@ -159,11 +166,21 @@ enum Phase {
     Looking,
     /// The take-over swap is under way.
     TakingOver,
-    /// Control objects are read.
-    Load,
+    /// Control objects are about to be read, at this time.
+    Load(Millis),
     Loading,
+    /// A swap was lost: the manifest is read again to see to whom.
+    Doubt(Millis),
+    Doubting,
     Leading,
     Stopped(Stop),
+}
+
+/// Whether there is room for another batch.
+enum Room {
+    None,
+    Probe,
+    Some,
 }
 
 #[derive(Debug)]
@@ -190,8 +207,10 @@ pub struct Core<Tag> {
     swap_failures: u32,
     last_swap: Millis,
     flights: BTreeMap<BatchId, Flight>,
-    /// Keys of batches under way and of removed ones.
-    keys: HashMap<KeyHash, bool>,
+    /// Keys of batches under way (`None`) and of removed ones (since when).
+    keys: HashMap<KeyHash, Option<Millis>>,
+    /// Unreadable objects, and until when they are left out.
+    shunned: HashMap<KeyHash, Millis>,
     keys_of: BTreeMap<BatchId, Vec<KeyHash>>,
     /// What the manifest's `window` was at recent swaps: how fast the deduplication window moves.
     window_moved: VecDeque<(Millis, u64)>,
@@ -200,6 +219,11 @@ pub struct Core<Tag> {
     to_forget: Vec<(BatchId, u64)>,
     backlog: Backlog,
     walk: Option<Walk>,
+    walk_begun: Millis,
+    /// Streams with a backlog that the last walk saw.
+    streams_seen: usize,
+    /// Keys in the bucket that are no staged object's, as far as the last walk saw.
+    foreign: BTreeSet<String>,
     listing: bool,
     next_list: Millis,
     list_pause: Millis,
@@ -208,8 +232,10 @@ pub struct Core<Tag> {
     last_seen: u64,
     next_number: u64,
     prepare_not_before: Millis,
+    probe_not_before: Millis,
     prepare_failures: u32,
     refusals: BTreeSet<BatchId>,
+    /// When the latest insert that the server took was sent.
     last_success: Option<Millis>,
     repairs: u64,
     stopping: bool,
@@ -237,18 +263,23 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             last_swap: 0,
             flights: BTreeMap::new(),
             keys: HashMap::new(),
+            shunned: HashMap::new(),
             keys_of: BTreeMap::new(),
             window_moved: VecDeque::new(),
             forget_at: BTreeMap::new(),
             to_forget: Vec::new(),
             backlog: Backlog::default(),
             walk: None,
+            walk_begun: 0,
+            streams_seen: 0,
+            foreign: BTreeSet::new(),
             listing: false,
             next_list: 0,
             resume_at: None,
             last_seen: 0,
             next_number: 0,
             prepare_not_before: 0,
+            probe_not_before: 0,
             prepare_failures: 0,
             refusals: BTreeSet::new(),
             last_success: None,
@@ -311,6 +342,12 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         self.last_seen.max(self.backlog.len() as u64)
     }
 
+    /// Keys that are no staged object's: a few of them, for the status.
+    #[must_use]
+    pub fn foreign(&self) -> &BTreeSet<String> {
+        &self.foreign
+    }
+
     /// Whether refusals look like the server's fault.
     #[must_use]
     pub fn server_at_fault(&self) -> bool {
@@ -337,13 +374,22 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
                 self.phase = Phase::Looking;
                 actions.push(Action::ReadManifest);
             }
-            Phase::Load => {
+            Phase::Doubt(at) if now >= at => {
+                self.phase = Phase::Doubting;
+                actions.push(Action::ReadManifest);
+            }
+            Phase::Load(at) if now >= at => {
                 self.phase = Phase::Loading;
                 let batches = self.manifest.batches.iter().map(|(id, entry)| (*id, entry.attempt));
                 let removed = self.manifest.removed.iter().map(|removed| (removed.id, removed.attempt));
                 actions.push(Action::Load(batches.chain(removed).collect()));
             }
             Phase::TakingOver => self.push_swap(now, &mut actions),
+            Phase::Load(_) | Phase::Loading => {
+                // Reading many control objects takes long; others must see that this writer is alive.
+                self.begin_swap(now, wall);
+                self.push_swap(now, &mut actions);
+            }
             Phase::Leading => {
                 self.push_swap(now, &mut actions);
                 if self.in_charge(now) {
@@ -370,7 +416,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
     pub fn wake_at(&self, now: Millis) -> Millis {
         let mut at = now + 1_000;
         match self.phase {
-            Phase::Look(look) => at = at.min(look),
+            Phase::Look(look) | Phase::Load(look) | Phase::Doubt(look) => at = at.min(look),
             Phase::Leading => {
                 for (id, flight) in &self.flights {
                     if let Need::Wait(until) = flight.need(&self.around(now, *id)) {
@@ -402,12 +448,17 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         if self.at_once {
             return;
         }
+        let mut stuck_busy = self.flights.values().filter(|flight| flight.stuck && flight.is_busy()).count();
         let ids: Vec<BatchId> = self.flights.keys().copied().collect();
         for id in ids {
             let around = self.around(now, id);
             let limits = &self.limits;
             let Some(flight) = self.flights.get_mut(&id) else { continue };
+            if flight.stuck && stuck_busy >= MOST_STUCK_AT_ONCE {
+                continue;
+            }
             if let Need::Do(task) = flight.need_within(&around, limits) {
+                stuck_busy += usize::from(flight.stuck);
                 flight.started(&around);
                 if matches!(task, Task::Repair { .. }) {
                     self.repairs += 1;
@@ -421,7 +472,13 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         if self.stopping || now < self.prepare_not_before {
             return;
         }
-        while self.has_room(now) {
+        loop {
+            let probe = match self.room(now) {
+                Room::None => return,
+                Room::Probe if now < self.probe_not_before => return,
+                Room::Probe => true,
+                Room::Some => false,
+            };
             let objects = self.backlog.take(&self.limits, wall);
             if objects.is_empty() {
                 return;
@@ -431,22 +488,30 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             self.remember(id, objects.iter().map(|staged| key_hash(&staged.key)).collect());
             self.flights.insert(id, Flight::new(id));
             actions.push(Action::Prepare { id, objects });
-            if self.server_at_fault() {
-                // Now and then one more batch, to see whether the server takes any.
-                self.prepare_not_before = now + self.limits.stuck_retry;
+            if probe {
+                self.probe_not_before = now + self.limits.stuck_retry;
             }
         }
     }
 
-    /// Blocked batches hold no place of their own, or a few refused records would stop everybody; but when
-    /// many of them pile up nothing new is begun.
-    fn has_room(&self, now: Millis) -> bool {
+    /// Whether a batch may be begun. Blocked batches hold no place of their own, or a few refused records
+    /// would stop everybody; when many of them pile up, only now and then one more is begun, to see whether
+    /// the server takes any.
+    fn room(&self, now: Millis) -> Room {
+        let stuck = self.flights.values().filter(|flight| flight.stuck).count();
         let open = self.flights.values().filter(|flight| flight.is_open()).count();
         let blocked = self.flights.values().filter(|flight| flight.is_blocked()).count();
-        open - blocked < self.limits.concurrency
-            && blocked < 4 * self.limits.concurrency
-            && self.flights.len() < self.limits.max_batches
-            && self.window_is_slow(now)
+        let full =
+            self.flights.len() - stuck >= self.limits.max_batches || stuck >= 4 * self.limits.max_batches;
+        if full || !self.window_is_slow(now) {
+            Room::None
+        } else if self.server_at_fault() || blocked >= 4 * self.limits.concurrency {
+            Room::Probe
+        } else if open - blocked < self.limits.concurrency {
+            Room::Some
+        } else {
+            Room::None
+        }
     }
 
     /// A late twin of an insert may arrive until its deadline, and must still find its token in the window
@@ -465,7 +530,10 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             if now < self.next_list || self.backlog.len() > self.limits.batch_objects {
                 return;
             }
-            let per_stream = (self.limits.queue / 4).max(1);
+            // As many of each stream as there is room for, going by the streams seen last time.
+            let per_stream = (self.limits.queue / self.streams_seen.max(1)).max(1);
+            let per_stream = if self.streams_seen == 0 { per_stream.min(500) } else { per_stream };
+            self.walk_begun = now;
             self.walk = Some(Walk::new(self.resume_at.take(), per_stream, self.limits.queue));
         }
         if let Some(after) = self.walk.as_ref().and_then(Walk::next) {
@@ -475,7 +543,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
     }
 
     fn remember(&mut self, id: BatchId, hashes: Vec<KeyHash>) {
-        self.keys.extend(hashes.iter().map(|hash| (*hash, false)));
+        self.keys.extend(hashes.iter().map(|hash| (*hash, None)));
         self.keys_of.insert(id, hashes);
     }
 
@@ -496,6 +564,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             .flights
             .iter()
             .filter(|(id, flight)| flight.need(&self.around(now, **id)) == Need::Swap)
+            .filter(|(_, flight)| flight.step != Step::EnterAttempt || self.window_is_slow(now))
             .map(|(id, _)| *id)
             .collect();
         let forget: Vec<BatchId> =
@@ -546,11 +615,12 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         let before = std::mem::replace(&mut self.manifest, swapping.manifest);
         if matches!(self.phase, Phase::TakingOver) {
             self.next_number = self.manifest.next_batch;
-            self.phase = Phase::Load;
+            self.phase = Phase::Load(now);
             return;
         }
+        let remembered: BTreeSet<BatchId> = self.manifest.removed.iter().map(|removed| removed.id).collect();
         for removed in &before.removed {
-            if !self.manifest.removed.contains(removed) {
+            if !remembered.contains(&removed.id) {
                 self.forget_at.remove(&removed.id);
                 self.unremember(removed.id);
                 self.to_forget.push((removed.id, removed.attempt));
@@ -574,9 +644,27 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
     /// From now on the batch's keys are tombstones.
     fn bury_keys(&mut self, id: BatchId, now: Millis) {
         for hash in self.keys_of.get(&id).into_iter().flatten() {
-            self.keys.insert(*hash, true);
+            self.keys.insert(*hash, Some(now));
         }
         self.forget_at.insert(id, now + self.limits.tombstones);
+    }
+
+    /// The manifest after a lost swap: ours as it was (the swap is tried again), ours as it was to become, or
+    /// somebody else's.
+    fn doubted(&mut self, now: Millis, manifest: &Manifest, tag: Tag) {
+        let wanted = self.swapping.as_ref().map(|swapping| swapping.manifest.seq);
+        if manifest.nonce != self.me.nonce || manifest.epoch != self.manifest.epoch {
+            self.phase = Phase::Stopped(Stop::Fenced);
+        } else if Some(manifest.seq) == wanted {
+            self.phase = Phase::Leading;
+            self.swapped(now, tag);
+        } else {
+            self.phase = Phase::Leading;
+            self.tag = Some(tag);
+            if let Some(swapping) = &mut self.swapping {
+                swapping.retry_at = Some(now + self.limits.heartbeat / 4);
+            }
+        }
     }
 
     fn take_over(&mut self, now: Millis, manifest: Manifest, tag: Option<Tag>) {
@@ -648,16 +736,22 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         }
         let limits = self.limits.clone();
         match done {
-            Done::Manifest { manifest, tag, holder_dead } => {
-                if matches!(self.phase, Phase::Looking) {
-                    self.looked(now, wall, &manifest, tag, holder_dead);
-                }
+            Done::Manifest { manifest, tag, holder_dead } => match self.phase {
+                Phase::Looking => self.looked(now, wall, &manifest, tag, holder_dead),
+                Phase::Doubting => self.doubted(now, &manifest, tag),
+                _ => {}
+            },
+            Done::NoManifest { .. } if matches!(self.phase, Phase::Doubting) => {
+                self.phase = Phase::Stopped(Stop::ManifestLost);
             }
             Done::NoManifest { fresh: true } => {
                 let first = Manifest::first(self.me.pipeline.clone(), wall);
                 self.take_over(now, first, None);
             }
             Done::NoManifest { fresh: false } => self.phase = Phase::Stopped(Stop::ManifestLost),
+            Done::ManifestUnread if matches!(self.phase, Phase::Doubting) => {
+                self.phase = Phase::Doubt(now + 1_000)
+            }
             Done::ManifestUnread => self.phase = Phase::Look(now + 1_000),
             Done::Swapped(tag) => self.swapped(now, tag),
             Done::SwapLost => match self.phase {
@@ -665,7 +759,8 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
                     self.swapping = None;
                     self.phase = Phase::Look(now + limits.heartbeat / 2);
                 }
-                _ => self.phase = Phase::Stopped(Stop::Fenced),
+                // Not yet known to whom: a refusal may be the echo of our own swap.
+                _ => self.phase = Phase::Doubt(now),
             },
             Done::SwapUnclear => {
                 self.swap_failures = self.swap_failures.saturating_add(1);
@@ -676,14 +771,22 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             }
             Done::Loaded(Ok(loaded)) => self.loaded(now, loaded),
             Done::Loaded(Err(Some(id))) => self.phase = Phase::Stopped(Stop::ListLost(id)),
-            Done::Loaded(Err(None)) => self.phase = Phase::Load,
+            Done::Loaded(Err(None)) => self.phase = Phase::Load(now + 1_000),
+            Done::Vanished(id) => self.with(now, id, |flight, around| flight.vanished(around, &limits)),
+            Done::Unreadable(keys) => {
+                let until = now + limits.stuck_retry;
+                self.shunned.retain(|_, until| *until > now);
+                self.shunned.extend(keys.iter().map(|key| (key_hash(key), until)));
+            }
             Done::Page(page) => self.paged(now, page),
             Done::Prepared(id, outline) => self.prepared(now, id, outline),
             Done::Buried(id, ok) => self.with(now, id, |flight, around| flight.buried(ok, around, &limits)),
             Done::Inserted(id, outcome) => {
                 match outcome {
                     Inserted::Yes => {
-                        self.last_success = Some(now);
+                        // When it was sent, not when it was answered: it may have passed the server's checks
+                        // long before.
+                        self.last_success = self.last_success.max(self.flights.get(&id).map(Flight::sent_at));
                         self.refusals.clear();
                     }
                     Inserted::BadData => {
@@ -744,11 +847,16 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             self.next_list = now + self.limits.list_busy;
             return;
         };
-        let known = &self.keys;
-        walk.page(&keys, more, |key| match known.get(&key_hash(key)) {
-            None => Known::No,
-            Some(false) => Known::UnderWay,
-            Some(true) => Known::Removed,
+        let (keys_known, shunned, begun) = (&self.keys, &self.shunned, self.walk_begun);
+        walk.page(&keys, more, |key| {
+            let hash = key_hash(key);
+            match keys_known.get(&hash) {
+                // Deleted while the walk went on: the page may be older than the deletion.
+                Some(Some(removed)) if *removed < begun => Known::Removed,
+                Some(_) => Known::UnderWay,
+                None if shunned.get(&hash).is_some_and(|until| *until > now) => Known::UnderWay,
+                None => Known::No,
+            }
         });
         if walk.next().is_none() {
             self.walked(now);
@@ -759,6 +867,8 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
         let Some(walk) = self.walk.take() else { return };
         self.resume_at = walk.resume_at();
         self.last_seen = walk.seen;
+        self.streams_seen = walk.streams;
+        self.foreign = walk.foreign;
         let idle = walk.found.is_empty() && !self.flights.values().any(Flight::is_open);
         self.list_pause =
             if idle { (self.list_pause * 2).min(self.limits.list_idle) } else { self.limits.list_busy };

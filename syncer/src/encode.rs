@@ -8,6 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use spillway_model::time::UnixMs;
 use spillway_model::{Home, ObjectKey, ProjectId, Record, codec, read_row};
+use spillway_schema::ledger::Witness;
 
 use crate::batch::{Attempt, BatchId, DeadRow, Member, Partition, Piece, RowSet};
 use crate::dead::DeadLetter;
@@ -54,6 +55,9 @@ pub struct Encoded {
     pub letters: Vec<DeadLetter>,
     /// Earliest admission among the rows, for measuring lag.
     pub earliest: Option<UnixMs>,
+    /// The first readable row of each object, by the object's place: stands for the object when the table is
+    /// asked whether it was loaded before.
+    pub witnesses: BTreeMap<usize, Witness>,
 }
 
 /// A row of a batch, as far as planning needs it.
@@ -119,6 +123,18 @@ fn partition(record: &Record<'_>) -> Partition {
     Partition { day: record.timestamp.day(), retention_days: record.retention_days }
 }
 
+fn witness(record: &Record<'_>) -> Witness {
+    let mut timestamp = Vec::new();
+    record.timestamp.write_sql(&mut timestamp);
+    Witness {
+        project_id: record.project_id.to_string(),
+        service: record.service.to_string(),
+        severity: record.severity.name().to_owned(),
+        timestamp: String::from_utf8_lossy(&timestamp).into_owned(),
+        id: record.id.to_string(),
+    }
+}
+
 fn dead(row: u32, rows: u64, source: &Source, reason: &str, detail: String) -> DeadRow {
     let project = match &source.parts.home {
         Home::Stream { project, .. } => Some(project.clone()),
@@ -143,6 +159,8 @@ pub fn encode(
         makers.resize_with(pieces.len(), Default::default);
     }
     let mut piece_of: HashMap<Partition, usize> = HashMap::new();
+    let mut wanted: HashMap<&str, usize> =
+        sources.iter().enumerate().map(|(place, source)| (source.key.as_str(), place)).collect();
     let mut totals: HashMap<(Partition, ProjectId), u64> = HashMap::new();
     let mut last: Option<((Partition, ProjectId), u64)> = None;
     out.members = lines(sources, |number, source, line| match line {
@@ -160,6 +178,9 @@ pub fn encode(
             };
             if makers.len() <= piece {
                 makers.resize_with(piece + 1, Default::default);
+            }
+            if let Some(place) = wanted.remove(source.key.as_str()) {
+                out.witnesses.insert(place, witness(&record));
             }
             let (encoder, rows, partitions) = &mut makers[piece];
             encoder.push(number, &record);

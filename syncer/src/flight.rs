@@ -153,6 +153,18 @@ pub enum Inserted {
     Vanished,
 }
 
+/// What the server says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    /// An insert of the batch runs there.
+    pub running: bool,
+    /// Milliseconds since it was started.
+    pub up: Millis,
+}
+
+/// A server counts its uptime in seconds.
+const UPTIME_STEP: Millis = 1_500;
+
 /// What the state machine must know of the world around the batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Around {
@@ -162,7 +174,7 @@ pub struct Around {
     pub window_holds: bool,
     /// Refusals look like the server's fault: don't split, wait.
     pub server_at_fault: bool,
-    /// When the server last took an insert.
+    /// When the latest insert that the server took was sent.
     pub last_success: Option<Millis>,
     /// A version for view repairs, higher than any before.
     pub repair_version: u64,
@@ -208,15 +220,28 @@ pub struct Flight {
     past_views: bool,
     /// The manifest says that it is stuck.
     pub stuck: bool,
+    /// The rows encode differently now than they did for this attempt: its tokens must not be used.
+    stale: bool,
+    /// Attempts in a row that were taken whole and yet did not bring the rows into sight.
+    fruitless: u32,
+    /// The server was started after the last insert was sent.
+    restarted: bool,
     /// Pieces refused for their data.
     refused: Vec<usize>,
     /// When the current attempt's first insert was sent.
     begun: Option<Millis>,
+    /// When a piece of the current attempt was first refused for its data.
+    first_refusal: Option<Millis>,
+    /// [`Around::last_success`] as it was when the current round of inserts began.
+    success_before: Option<Millis>,
     /// It waits for a sign that the server takes other inserts.
     blocked: bool,
+    /// Rounds in which pieces were cut, and pieces cut in them.
+    rounds: u32,
     splits: u32,
     failures: u32,
-    view_failures: u32,
+    /// Inserts refused for another reason than their data, in a row.
+    refusals: u32,
     not_before: Millis,
     sent_at: Millis,
     /// An insert that got no answer, or a predecessor's, may still begin at the server until then.
@@ -241,12 +266,18 @@ impl Flight {
             repair_due: false,
             past_views: false,
             stuck: false,
+            stale: false,
+            fruitless: 0,
+            restarted: false,
             refused: Vec::new(),
             begun: None,
+            first_refusal: None,
+            success_before: None,
             blocked: false,
+            rounds: 0,
             splits: 0,
             failures: 0,
-            view_failures: 0,
+            refusals: 0,
             not_before: 0,
             sent_at: 0,
             over_at: 0,
@@ -289,6 +320,18 @@ impl Flight {
             )
     }
 
+    /// When its last insert was sent.
+    #[must_use]
+    pub fn sent_at(&self) -> Millis {
+        self.sent_at
+    }
+
+    /// Whether a task of it is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// Whether it waits for a sign that the server takes other inserts, so that others must go first.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
@@ -323,7 +366,7 @@ impl Flight {
             Step::Insert(piece) => Need::Do(Task::Insert {
                 attempt: self.attempt,
                 piece: *piece,
-                past_views: self.past_views || self.view_failures >= 2,
+                past_views: self.past_views || self.refusals >= 2,
             }),
             Step::Count | Step::ReadBack => Need::Do(Task::Count),
             Step::AwaitOver if !self.burned && around.now < self.over_at => Need::Wait(self.over_at),
@@ -358,6 +401,9 @@ impl Flight {
                 self.settled = false;
                 self.sent_at = around.now;
                 self.begun.get_or_insert(around.now);
+                if self.step == Step::Insert(0) {
+                    self.success_before = around.last_success;
+                }
             }
             Step::Grace => self.step = Step::ReadBack,
             Step::FindMissing => {
@@ -400,6 +446,7 @@ impl Flight {
             Inserted::BadData => {
                 self.repair_due = true;
                 self.refused.push(piece);
+                self.first_refusal.get_or_insert(around.now);
                 self.next_piece(piece);
             }
             // A piece refused before is tried again under its token: only a pass in which every piece got
@@ -407,9 +454,11 @@ impl Flight {
             Inserted::Refused => {
                 self.repair_due = true;
                 self.refused.clear();
-                self.view_failures += 1;
+                self.refusals += 1;
                 self.back_off(around, limits);
-                self.step = Step::Count;
+                // Others are taken, this one is not: it must not hold their place.
+                let own_fault = self.refusals >= limits.refused_most && around.last_success > self.begun;
+                self.step = if own_fault && !self.stuck { Step::MarkStuck("Refused") } else { Step::Count };
             }
             Inserted::Unclear => {
                 self.over_at = self.over_at.max(self.sent_at + limits.insert_deadline);
@@ -421,13 +470,26 @@ impl Flight {
             Inserted::NotSent => self.back_off(around, limits),
             Inserted::OtherBytes => {
                 self.repair_due = true;
+                self.stale = true;
                 self.step = Step::AwaitOver;
             }
-            Inserted::Vanished if self.stuck => {
-                self.step = Step::Count;
-                self.not_before = around.now + limits.stuck_retry;
-            }
-            Inserted::Vanished => self.step = Step::MarkStuck("ObjectVanished"),
+            Inserted::Vanished => self.vanished(around, limits),
+        }
+    }
+
+    /// A staged object that the current step needs is gone.
+    pub fn vanished(&mut self, around: &Around, limits: &Limits) {
+        self.busy = false;
+        self.rest("ObjectVanished", around, limits);
+    }
+
+    /// Somebody has to help. The batch looks again now and then whether they did.
+    fn rest(&mut self, reason: &'static str, around: &Around, limits: &Limits) {
+        if self.stuck {
+            self.step = Step::Count;
+            self.not_before = around.now + limits.stuck_retry;
+        } else {
+            self.step = Step::MarkStuck(reason);
         }
     }
 
@@ -449,7 +511,9 @@ impl Flight {
             self.back_off(around, limits);
             return;
         };
-        self.failures = 0;
+        if full {
+            self.failures = 0;
+        }
         match (&self.step, full) {
             (Step::ReadBack, true) => self.step = Step::Delete,
             (Step::ReadBack, false) => self.step = Step::Reopen,
@@ -472,37 +536,47 @@ impl Flight {
                 self.past_views = true;
                 self.refused.clear();
                 self.step = Step::Insert(0);
-            } else if self.must_not_split(around) {
+            } else if self.must_not_split(around, limits) {
                 self.blocked = true;
                 self.refused.clear();
                 self.failures = self.failures.max(3);
                 self.back_off(around, limits);
             } else {
-                self.splits += 1;
+                self.rounds += 1;
+                self.splits += u32::try_from(self.refused.len()).unwrap_or(u32::MAX);
                 self.step = Step::FindMissing;
             }
-        } else if !self.burned && around.window_holds && !self.outline.pieces.is_empty() {
+        } else if !self.burned && !self.stale && around.window_holds && !self.outline.pieces.is_empty() {
             self.step = Step::Insert(0);
         } else if !self.settled {
             self.step = Step::AwaitOver;
+        } else if self.burned && self.fruitless >= 2 {
+            // Rows that can't be seen (a row policy, a query cache) would be inserted again and again.
+            self.rest("RowsDoNotAppear", around, limits);
         } else {
+            self.fruitless += u32::from(self.burned && !self.restarted);
             self.step = Step::FindMissing;
         }
     }
 
-    /// Rows are put aside, and batches cut into ever smaller inserts, only while the server is seen to take
-    /// other inserts: a schema that refuses everything must not turn everything into dead letters. Two cuts
-    /// are free: one of the four quarters usually gives the sign.
-    fn must_not_split(&self, around: &Around) -> bool {
-        let takes_others = around.last_success > self.begun && !around.server_at_fault;
-        let last_resort = self.refused.iter().any(|&piece| self.outline.pieces.get(piece) == Some(&1));
-        !takes_others && (last_resort || self.splits >= 2)
+    /// Batches are cut into ever smaller inserts only while the server is seen to take other inserts; two
+    /// cuts are free, because one of the four quarters usually gives the sign. Rows are put aside only when
+    /// they were refused, others were taken after that, and they are refused again: a server that refuses
+    /// everything for a while must not turn good rows into dead letters.
+    fn must_not_split(&self, around: &Around, limits: &Limits) -> bool {
+        let single = |piece: &usize| self.outline.pieces.get(*piece) == Some(&1);
+        if self.refused.iter().any(single) || self.splits >= limits.split_budget {
+            return around.server_at_fault || self.success_before <= self.first_refusal;
+        }
+        self.rounds >= 2 && (around.server_at_fault || around.last_success <= self.begun)
     }
 
     /// Whether an insert of the batch still runs at the server; `None`: it gave no answer.
-    pub fn asked_running(&mut self, running: Option<bool>, around: &Around, limits: &Limits) {
+    pub fn asked_running(&mut self, server: Option<Server>, around: &Around, limits: &Limits) {
         self.busy = false;
-        if running == Some(false) {
+        if let Some(Server { running: false, up }) = server {
+            // Rows that a server took and lost by dying are no sign that rows can't be seen.
+            self.restarted = around.now + UPTIME_STEP > self.sent_at + up;
             self.settled = true;
             self.step = Step::Count;
         } else {
@@ -560,8 +634,10 @@ impl Flight {
                 self.outline = self.next.take().unwrap_or_default();
                 self.fresh = true;
                 self.burned = false;
+                self.stale = false;
                 self.settled = false;
                 self.begun = None;
+                self.first_refusal = None;
                 self.over_at = 0;
                 self.blocked = false;
                 self.refused.clear();

@@ -29,7 +29,10 @@ pub struct Limits {
     pub stuck_after: u32,
     /// Pause between tries while a batch is stuck.
     pub stuck_retry: Millis,
-    /// How often a refused batch is split before whole pieces are put aside.
+    /// Refusals in a row, for no fault of the data, after which a batch is called stuck while others go on.
+    pub refused_most: u32,
+    /// Pieces of a batch that are cut before whole pieces are put aside: one bad row costs about 18, so
+    /// dozens of them are found one by one.
     pub split_budget: u32,
     /// Batches refused one after the other, none accepted, that make it the server's fault.
     pub breaker: usize,
@@ -64,7 +67,8 @@ impl Default for Limits {
             retry_most: 10_000,
             stuck_after: 5,
             stuck_retry: 30_000,
-            split_budget: 24,
+            refused_most: 10,
+            split_budget: 1_000,
             breaker: 3,
             list_busy: 500,
             list_idle: 2_000,

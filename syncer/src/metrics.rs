@@ -42,6 +42,7 @@ pub struct Metrics {
     open: Gauge<i64, AtomicI64>,
     stuck: Gauge<i64, AtomicI64>,
     oldest: Gauge<f64, AtomicU64>,
+    foreign: Gauge<i64, AtomicI64>,
 }
 
 impl Default for Metrics {
@@ -72,6 +73,7 @@ impl Default for Metrics {
             open: Gauge::default(),
             stuck: Gauge::default(),
             oldest: Gauge::default(),
+            foreign: Gauge::default(),
         };
         let mut root = Registry::default();
         let r = root.sub_registry_with_prefix("spillway_syncer");
@@ -141,6 +143,11 @@ impl Default for Metrics {
             Unit::Seconds,
             all.oldest.clone(),
         );
+        r.register(
+            "foreign_keys",
+            "Keys in the bucket that are no staged object's (of this version), at most 100",
+            all.foreign.clone(),
+        );
         all.registry = root;
         all
     }
@@ -163,6 +170,8 @@ pub struct Gauges {
     pub stuck: u64,
     /// Age in seconds of the oldest record not confirmed.
     pub oldest: f64,
+    /// Keys that are no staged object's.
+    pub foreign: u64,
 }
 
 impl Metrics {
@@ -250,5 +259,6 @@ impl Metrics {
         self.open.set(whole(gauges.open));
         self.stuck.set(whole(gauges.stuck));
         self.oldest.set(gauges.oldest);
+        self.foreign.set(whole(gauges.foreign));
     }
 }

@@ -1,8 +1,10 @@
 //! Runs the writer: begins what [`Core`] asks for, tells it what became of it, and keeps status and metrics.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::stream::{self, StreamExt};
 use spillway_bucket::{Bucket, BucketError, Swap, Tag};
 use spillway_model::object::{DEAD_LETTER_DIR, SPILLWAY_DIR};
 use spillway_model::settings::SyncerSettings;
@@ -24,6 +26,8 @@ use crate::work::{WorkError, WorkSettings, Worker};
 
 /// Keys asked for at once. S3 gives 1,000; a directory reads a whole folder for each page.
 const PAGE: usize = 10_000;
+/// Control objects read at once at a take-over.
+const LOADS: usize = 32;
 /// After this long without a failure the last one is no longer news.
 const ERROR_MEMORY: Duration = Duration::from_secs(60);
 /// Longest message that goes into the status.
@@ -94,7 +98,7 @@ pub fn limits(settings: &SyncerSettings) -> Limits {
         list_idle: ms(settings.idle_interval.get()).max(ms(settings.interval.get())),
         batch_rows: settings.batch.max_rows,
         batch_bytes: settings.batch.max_bytes.0,
-        batch_age: 0,
+        batch_age: ms(settings.batch.max_age.get()),
         ..Limits::default()
     }
 }
@@ -194,6 +198,7 @@ pub async fn run(
         partitions: settings.batch.max_partitions as usize,
         fetches: settings.fetch_concurrency as usize,
         insert_timeout: settings.insert_timeout.get(),
+        suspect_after: settings.removed_memory.get() / 2,
         shards: shards(&clickhouse, &spec)
             .await
             .map_err(|error| SyncerError::ClickHouse(error.to_string()))?,
@@ -214,6 +219,8 @@ pub async fn run(
         done,
         last_error: Arc::default(),
         status: StatusWriter::default(),
+        reopened: BTreeSet::new(),
+        foreign_said: 0,
     };
     runner.run(results, stop).await
 }
@@ -286,6 +293,10 @@ struct Runner {
     done: mpsc::UnboundedSender<Outcome>,
     last_error: SharedError,
     status: StatusWriter,
+    /// Batches whose rows were counted as loaded before they were found missing.
+    reopened: BTreeSet<BatchId>,
+    /// How many keys were last said to be no staged object's.
+    foreign_said: usize,
 }
 
 /// What comes back from a task; besides what the core is told there are faults that end the process.
@@ -305,6 +316,7 @@ impl Runner {
         stop: CancellationToken,
     ) -> Result<(), SyncerError> {
         let mut deadline: Option<tokio::time::Instant> = None;
+        let mut given_up = false;
         let mut status_due =
             tokio::time::interval(self.settings.status_interval.get().max(Duration::from_millis(100)));
         status_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -336,6 +348,11 @@ impl Runner {
                     deadline = Some(tokio::time::Instant::now() + self.settings.drain_timeout.get());
                 }
                 () = sleep_until(deadline) => {
+                    if given_up {
+                        let message = "the manifest could not be released before the stop; the next syncer waits until it has stood still";
+                        return Err(SyncerError::Bucket(message.to_owned()));
+                    }
+                    given_up = true;
                     tracing::warn!("open batches were not finished in time; the next syncer settles them");
                     self.core.stop_at_once();
                     deadline = Some(tokio::time::Instant::now() + Duration::from_secs(5));
@@ -343,6 +360,23 @@ impl Runner {
                 _ = status_due.tick() => self.tell(),
             }
             self.gauge();
+            self.say_foreign();
+        }
+    }
+
+    /// Objects that nobody will load must not lie there unnoticed: they may be of a newer version.
+    fn say_foreign(&mut self) {
+        let foreign = self.core.foreign();
+        if foreign.len() != self.foreign_said {
+            self.foreign_said = foreign.len();
+            if let Some(first) = foreign.first() {
+                let keys = foreign.len();
+                tracing::warn!(
+                    keys,
+                    first,
+                    "keys that are no staged object's (of this version) are left alone"
+                );
+            }
         }
     }
 
@@ -377,7 +411,8 @@ impl Runner {
             match (&entry.state, was) {
                 (State::Open, None) => failpoint("planned"),
                 (State::Inserted { .. }, Some(State::Open | State::Stuck { .. })) => {
-                    if let Some(flight) = self.core.flights().find(|flight| flight.id == *id) {
+                    let again = self.reopened.remove(id);
+                    if let Some(flight) = self.core.flights().find(|flight| flight.id == *id && !again) {
                         self.metrics.loaded(&flight.outline);
                     }
                     failpoint("marked");
@@ -389,6 +424,7 @@ impl Runner {
                 (State::Open, Some(State::Inserted { .. })) => {
                     tracing::error!(batch = %id, "rows that were confirmed are missing now; inserting them again");
                     self.metrics.batch("reopened");
+                    self.reopened.insert(*id);
                 }
                 _ => {}
             }
@@ -404,6 +440,9 @@ impl Runner {
     fn gauge(&self) {
         let (mut in_flight, mut open, mut stuck) = (0, 0, 0);
         for flight in self.core.flights() {
+            if flight.is_blocked() || flight.stuck {
+                self.worker.rest(flight.id);
+            }
             if flight.stuck {
                 stuck += 1;
             } else if flight.is_open() && flight.step != Step::Prepare {
@@ -419,6 +458,7 @@ impl Runner {
             open,
             stuck,
             oldest: self.lag(),
+            foreign: self.core.foreign().len() as u64,
         });
     }
 
@@ -464,6 +504,7 @@ impl Runner {
             loaded_per_second: self.status.rate(manifest),
             stuck: stuck.collect(),
             server_at_fault: self.core.server_at_fault(),
+            foreign: self.core.foreign().iter().take(10).cloned().collect(),
             last_error,
             totals: manifest.totals.clone(),
         };
@@ -486,10 +527,15 @@ impl Runner {
                 }
                 Action::Load(ids) => {
                     let loaded = load(&worker, ids, &report).await;
-                    if let Done::Loaded(Ok(loaded)) = &loaded {
-                        sweep(&worker, loaded, epoch, &report).await;
+                    let named: Option<BTreeSet<BatchId>> = match &loaded {
+                        Done::Loaded(Ok(loaded)) => Some(loaded.iter().map(|loaded| loaded.id).collect()),
+                        _ => None,
+                    };
+                    let _ = done.send(Outcome::Done(loaded));
+                    if let Some(named) = named {
+                        sweep(&worker, &named, epoch, &report).await;
                     }
-                    Some(Outcome::Done(loaded))
+                    None
                 }
                 Action::List(after) => {
                     metrics.bucket("list");
@@ -503,8 +549,11 @@ impl Runner {
                     }))))
                 }
                 Action::Prepare { id, objects } => {
-                    let prepared = report.note("prepare", worker.prepare(id, objects, UnixMs::now()).await);
-                    Some(Outcome::Done(Done::Prepared(id, prepared)))
+                    let prepared = worker.prepare(id, objects, UnixMs::now()).await;
+                    if let Err(WorkError::Unreadable { keys, .. }) = &prepared {
+                        let _ = done.send(Outcome::Done(Done::Unreadable(keys.clone())));
+                    }
+                    Some(Outcome::Done(Done::Prepared(id, report.note("prepare", prepared))))
                 }
                 Action::DropReturned(keys) => {
                     tracing::warn!(
@@ -614,9 +663,13 @@ async fn swap(worker: &Worker, expected: Option<&Tag>, manifest: &Manifest, repo
 }
 
 async fn load(worker: &Worker, ids: Vec<(BatchId, u64)>, report: &Report) -> Done<Tag> {
-    let mut loaded = Vec::with_capacity(ids.len());
-    for (id, attempt) in ids {
-        match report.note("load", worker.load(id, attempt).await) {
+    let reads = stream::iter(
+        ids.into_iter().map(|(id, attempt)| async move { (id, worker.load(id, attempt).await) }),
+    );
+    let mut reads = reads.buffer_unordered(LOADS);
+    let mut loaded = Vec::new();
+    while let Some((id, read)) = reads.next().await {
+        match report.note("load", read) {
             Some(Some((outline, keys))) => loaded.push(Loaded { id, outline, keys }),
             Some(None) => return Done::Loaded(Err(Some(id))),
             None => return Done::Loaded(Err(None)),
@@ -626,7 +679,7 @@ async fn load(worker: &Worker, ids: Vec<(BatchId, u64)>, report: &Report) -> Don
 }
 
 /// Deletes control objects of earlier epochs that nothing names: batches that never got into the manifest.
-async fn sweep(worker: &Worker, named: &[Loaded], epoch: u64, report: &Report) {
+async fn sweep(worker: &Worker, named: &BTreeSet<BatchId>, epoch: u64, report: &Report) {
     let mut after: Option<String> = None;
     loop {
         let page = worker.bucket().list(BATCHES_DIR, after.as_deref(), PAGE).await.map_err(WorkError::from);
@@ -634,7 +687,7 @@ async fn sweep(worker: &Worker, named: &[Loaded], epoch: u64, report: &Report) {
         let orphan = |key: &str| {
             let name = key.strip_prefix(BATCHES_DIR)?.strip_suffix(".json")?;
             let id: BatchId = name.split("-a").next()?.parse().ok()?;
-            (id.epoch < epoch && !named.iter().any(|loaded| loaded.id == id)).then(|| key.to_owned())
+            (id.epoch < epoch && !named.contains(&id)).then(|| key.to_owned())
         };
         let orphans: Vec<String> = page.objects.iter().filter_map(|object| orphan(&object.key)).collect();
         if !orphans.is_empty() {
@@ -649,9 +702,13 @@ async fn sweep(worker: &Worker, named: &[Loaded], epoch: u64, report: &Report) {
 
 async fn carry_out(worker: &Worker, id: BatchId, task: Task, report: &Report) -> Done<Tag> {
     match task {
-        Task::Bury { attempt } => {
-            Done::Buried(id, report.note("bury", worker.bury(id, attempt).await).is_some())
-        }
+        Task::Bury { attempt } => match worker.bury(id, attempt).await {
+            Err(error @ WorkError::Vanished { .. }) => {
+                report.failed("bury", &error);
+                Done::Vanished(id)
+            }
+            result => Done::Buried(id, report.note("bury", result).is_some()),
+        },
         Task::Insert { attempt, piece, past_views } => {
             let begun = Instant::now();
             let (outcome, error) = worker.insert(id, attempt, piece, past_views).await;
@@ -663,10 +720,15 @@ async fn carry_out(worker: &Worker, id: BatchId, task: Task, report: &Report) ->
         }
         Task::Count => Done::Counted(id, report.note("count", worker.count(id).await)),
         Task::AskRunning => Done::Running(id, report.note("ask-running", worker.running(id).await)),
-        Task::FindMissing { next, refused, bury_whole } => Done::Missing(
-            id,
-            report.note("find-missing", worker.find_missing(id, next, refused, bury_whole).await),
-        ),
+        Task::FindMissing { next, refused, bury_whole } => {
+            match worker.find_missing(id, next, refused, bury_whole).await {
+                Err(error @ WorkError::Vanished { .. }) => {
+                    report.failed("find-missing", &error);
+                    Done::Vanished(id)
+                }
+                result => Done::Missing(id, report.note("find-missing", result)),
+            }
+        }
         Task::Repair { version } => {
             Done::Repaired(id, report.note("repair", worker.repair(id, version).await).is_some())
         }

@@ -43,6 +43,8 @@ pub struct Status {
     pub stuck: BTreeMap<BatchId, String>,
     /// Many batches are refused, none accepted: rows are held back instead of being put aside.
     pub server_at_fault: bool,
+    /// Keys in the bucket that are no staged object's of this version; at most ten.
+    pub foreign: Vec<String>,
     /// The newest failure, while anything fails.
     pub last_error: Option<LastError>,
     /// Totals per project since the pipeline began.

@@ -46,8 +46,10 @@ pub struct Walk {
     pub returned: Vec<String>,
     /// Keys that are no staged object: left alone and counted.
     pub foreign: BTreeSet<String>,
-    /// Staged objects and rows seen, those under way left out.
+    /// Staged objects seen, those under way left out.
     pub seen: u64,
+    /// Streams that they belong to.
+    pub streams: usize,
 }
 
 impl Walk {
@@ -68,6 +70,7 @@ impl Walk {
             returned: Vec::new(),
             foreign: BTreeSet::new(),
             seen: 0,
+            streams: 0,
         }
     }
 
@@ -126,6 +129,7 @@ impl Walk {
         if stream != self.stream {
             stream.clone_into(&mut self.stream);
             self.in_stream = 0;
+            self.streams += 1;
         }
         self.seen += 1;
         self.in_stream += 1;

@@ -5,31 +5,32 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use spillway_bucket::{Bucket, BucketError, Put, PutMeta};
+use spillway_bucket::{Bucket, BucketError, Put, PutMeta, Tag};
 use spillway_model::time::{Day, UnixMs};
-use spillway_schema::ledger::{self, DayRange, PartitionRows, PresentRows, Running};
+use spillway_schema::ledger::{self, DayRange, PartitionRows, PresentRows, Running, Today, Uptime, Witness};
 use spillway_schema::preflight::Server;
 use spillway_schema::views::View;
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec, is_data_error};
 use tokio::sync::Semaphore;
 
 use crate::batch::{
-    Attempt, AttemptList, BatchId, BatchList, DeadRow, ENCODER_VERSION, Member, PipelineUid, RowSet,
+    Attempt, AttemptList, BatchId, BatchList, DeadRow, ENCODER_VERSION, Member, Partition, PipelineUid,
+    RowSet,
 };
 use crate::dead::{self, DeadLetter};
 use crate::encode::{self, DAMAGED_OBJECT, Encoded, Layout, Source};
 use crate::failpoint::failpoint;
-use crate::flight::{Inserted, Outline};
+use crate::flight::{self, Inserted, Outline};
 use crate::metrics::Metrics;
 use crate::transcode::Body;
 use crate::walk::Staged;
 
-/// Hours before a row's retention ends from which on its absence is no surprise: the server counts in its
-/// own time zone.
-const EXPIRY_MARGIN_HOURS: i64 = 14;
+/// Rows asked for in one question.
+const WITNESSES: usize = 500;
 
 /// Why a step of a batch failed. The step is tried again; this is what status and log say meanwhile.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,17 @@ pub enum WorkError {
         /// The batch that needs it.
         batch: BatchId,
     },
+    /// Objects can't be read, for a reason that lies with them.
+    #[error("object {} can't be read: {error}; others are loaded meanwhile", .keys.join(", "))]
+    Unreadable {
+        /// Their keys.
+        keys: Vec<String>,
+        /// Why.
+        error: String,
+    },
+    /// Every object of a new batch was loaded before and had come back.
+    #[error("{0} objects had been loaded before and came back; they are deleted")]
+    AllReturned(usize),
     /// Encoding failed.
     #[error("batch {batch} can't be encoded: {message}; lower batch.maxBytes")]
     Encode {
@@ -76,6 +88,8 @@ impl WorkError {
             Self::Bucket(error) => error.reason(),
             Self::ClickHouse(error) => error.reason(),
             Self::Vanished { .. } => "ObjectVanished",
+            Self::Unreadable { .. } => "ObjectUnreadable",
+            Self::AllReturned(_) => "ObjectsReturned",
             Self::Encode { .. } => "EncodeFailed",
             Self::Control { .. } => "ControlObject",
         }
@@ -93,6 +107,9 @@ pub struct WorkSettings {
     pub insert_timeout: Duration,
     /// Shards of the cluster; 1 without one.
     pub shards: u32,
+    /// An object whose key is older than this may be one that was loaded, deleted and forgotten before a
+    /// retried PUT brought it back: the table is asked.
+    pub suspect_after: Duration,
 }
 
 /// What is kept of a batch between its steps.
@@ -188,14 +205,45 @@ impl Worker {
     async fn fetch(&self, batch: BatchId, keys: Vec<String>) -> Result<Vec<Source>, WorkError> {
         let fetched = stream::iter(keys.into_iter().map(|key| async move {
             let _place = self.fetches.acquire().await;
-            let got = self.bucket.get(&key).await?;
-            let Some((bytes, _)) = got else { return Err(WorkError::Vanished { key, batch }) };
-            self.metrics.fetched(bytes.len());
-            let parts = spillway_model::ObjectKey::parse(&key)
-                .map_err(|error| WorkError::Control { key: key.clone(), message: error.to_string() })?;
-            Ok(Source { key, parts, bytes, damaged: None })
+            let got = self.bucket.get(&key).await;
+            self.source(batch, key, got)
         }));
-        fetched.buffered(self.settings.fetches.max(1)).try_collect().await
+        let fetched: Vec<_> = fetched.buffered(self.settings.fetches.max(1)).collect().await;
+        let (mut sources, mut unreadable, mut why) =
+            (Vec::with_capacity(fetched.len()), Vec::new(), String::new());
+        for result in fetched {
+            match result {
+                Ok(source) => sources.push(source),
+                Err(WorkError::Unreadable { keys, error }) => {
+                    unreadable.extend(keys);
+                    why = error;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if unreadable.is_empty() {
+            Ok(sources)
+        } else {
+            Err(WorkError::Unreadable { keys: unreadable, error: why })
+        }
+    }
+
+    fn source(
+        &self,
+        batch: BatchId,
+        key: String,
+        got: Result<Option<(Bytes, Tag)>, BucketError>,
+    ) -> Result<Source, WorkError> {
+        let (bytes, _) = match got {
+            Ok(Some(got)) => got,
+            Ok(None) => return Err(WorkError::Vanished { key, batch }),
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => return Err(WorkError::Unreadable { keys: vec![key], error: error.to_string() }),
+        };
+        self.metrics.fetched(bytes.len());
+        let parts = spillway_model::ObjectKey::parse(&key)
+            .map_err(|error| WorkError::Control { key: key.clone(), message: error.to_string() })?;
+        Ok(Source { key, parts, bytes, damaged: None })
     }
 
     async fn sources(&self, kept: &Kept) -> Result<Vec<Source>, WorkError> {
@@ -246,6 +294,46 @@ impl Worker {
         encoded.map_err(|error| failed(error.to_string()))
     }
 
+    /// Encodes a new batch without the objects that were loaded, deleted and forgotten before a retried PUT
+    /// brought them back; those are deleted again. Only old keys can be such.
+    async fn encode_unloaded(
+        &self,
+        id: BatchId,
+        sources: Vec<Source>,
+        now: UnixMs,
+    ) -> Result<Encoded, WorkError> {
+        let suspect = i64::try_from(self.settings.suspect_after.as_millis()).unwrap_or(i64::MAX);
+        let is_old = |source: &Source| now.0.saturating_sub(source.parts.time.0) > suspect;
+        let suspects: Vec<bool> = sources.iter().map(is_old).collect();
+        let encoded = self.encode_new(id, sources.clone()).await?;
+        let asked = encoded.witnesses.iter().filter(|(place, _)| suspects.get(**place) == Some(&true));
+        let asked: Vec<(usize, Witness)> = asked.map(|(place, row)| (*place, row.clone())).collect();
+        let mut loaded: Vec<usize> = Vec::new();
+        for rows in asked.chunks(WITNESSES) {
+            let witnesses: Vec<Witness> = rows.iter().map(|(_, row)| row.clone()).collect();
+            let sql = ledger::find_witnesses(&self.spec, &witnesses);
+            let found: Vec<Witness> =
+                self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
+            loaded.extend(rows.iter().filter(|(_, row)| found.contains(row)).map(|(place, _)| *place));
+        }
+        if loaded.is_empty() {
+            return Ok(encoded);
+        }
+        let returned: Vec<String> = loaded.iter().map(|place| sources[*place].key.clone()).collect();
+        tracing::warn!(
+            objects = returned.len(),
+            first = returned[0],
+            "objects that were loaded long before came back; deleting them again"
+        );
+        self.delete_keys(&returned).await?;
+        let rest = sources.into_iter().enumerate().filter(|(place, _)| !loaded.contains(place));
+        let rest: Vec<Source> = rest.map(|(_, source)| source).collect();
+        if rest.is_empty() {
+            return Err(WorkError::AllReturned(returned.len()));
+        }
+        self.encode_new(id, rest).await
+    }
+
     /// Writes a control object that must not exist yet.
     async fn put(&self, key: &str, body: Vec<u8>, meta: &PutMeta) -> Result<(), WorkError> {
         match self.bucket.put_if_absent(key, body.into(), meta).await? {
@@ -271,7 +359,7 @@ impl Worker {
     ) -> Result<Outline, WorkError> {
         let oldest = objects.iter().map(|staged| staged.parts.time).min();
         let sources = self.fetch(id, objects.into_iter().map(|staged| staged.key).collect()).await?;
-        let encoded = self.encode_new(id, sources).await?;
+        let encoded = self.encode_unloaded(id, sources, now).await?;
         failpoint("encoded");
         let list = BatchList {
             id,
@@ -366,8 +454,10 @@ impl Worker {
         let body = dead::encode(&letters).map_err(failed)?;
         let meta =
             PutMeta { content_type: Some("application/gzip"), tagging: Some(dead::TAGGING.to_owned()) };
-        self.put(&key, body, &meta).await?;
-        self.metrics.dead_lettered(&letters);
+        // What is there was written by an earlier try for this very attempt, perhaps by an older version.
+        if let Put::Created(_) = self.bucket.put_if_absent(&key, body.into(), &meta).await? {
+            self.metrics.dead_lettered(&letters);
+        }
         self.change(id, |kept| kept.letters = None);
         Ok(())
     }
@@ -420,7 +510,7 @@ impl Worker {
                     | ClickHouseError::Denied { .. }
                     | ClickHouseError::Invalid(_) => Inserted::NotSent,
                 };
-                if outcome != Inserted::NotSent {
+                if matches!(outcome, Inserted::Refused | Inserted::Unclear) {
                     // It may take long until they are wanted again, and others need the memory.
                     self.change(id, |kept| kept.bodies = None);
                 }
@@ -478,13 +568,17 @@ impl Worker {
         let sql = ledger::count_partitions(&self.spec, &batch_id, days);
         let rows: Vec<PartitionRows> =
             self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
-        let today = UnixMs(UnixMs::now().0 + EXPIRY_MARGIN_HOURS * 3_600_000).day();
+        let found = |partition: &Partition| {
+            let same = |row: &&PartitionRows| {
+                Day(row.day) == partition.day && row.retention_days == partition.retention_days
+            };
+            rows.iter().find(same).map_or(0, |row| row.rows)
+        };
+        let all = kept.attempt.partitions.iter().all(|(partition, expected)| found(partition) >= *expected);
+        let today = if all { Day(i32::MIN) } else { self.today().await? };
         let mut full = true;
         for (partition, expected) in &kept.attempt.partitions {
-            let found = rows
-                .iter()
-                .find(|row| Day(row.day) == partition.day && row.retention_days == partition.retention_days)
-                .map_or(0, |row| row.rows);
+            let found = found(partition);
             let expired = partition.day.0 + i32::from(partition.retention_days) <= today.0;
             if found > *expected {
                 tracing::error!(batch = %id, found, expected, "the table holds more rows of a batch than were staged");
@@ -504,11 +598,24 @@ impl Worker {
         Ok(full)
     }
 
-    /// Whether an insert of the batch runs at the server.
+    /// The day by which the server drops rows.
+    async fn today(&self) -> Result<Day, WorkError> {
+        let rows: Vec<Today> = self.clickhouse.query_json(ledger::today(), &[]).await?;
+        let missing =
+            || ClickHouseError::Invalid("ClickHouse answered nothing when asked for its day".to_owned());
+        Ok(Day(rows.first().ok_or_else(missing)?.today))
+    }
+
+    /// Gives the memory of a batch's bodies back while it can't go on.
+    pub fn rest(&self, id: BatchId) {
+        self.change(id, |kept| kept.bodies = None);
+    }
+
+    /// Whether an insert of the batch runs at the server, and since when the server does.
     ///
     /// # Errors
     /// When the server gives no answer.
-    pub async fn running(&self, id: BatchId) -> Result<bool, WorkError> {
+    pub async fn running(&self, id: BatchId) -> Result<flight::Server, WorkError> {
         let kept = self.kept(id)?;
         let pipeline = self.pipeline();
         let ids: Vec<String> = (0..kept.attempt.pieces.len().max(1))
@@ -516,7 +623,9 @@ impl Worker {
             .collect();
         let sql = ledger::running(&self.spec, ids.iter().map(String::as_str));
         let running: Vec<Running> = self.clickhouse.query_json(&sql, &[]).await?;
-        Ok(!running.is_empty())
+        let up: Vec<Uptime> = self.clickhouse.query_json(ledger::uptime(), &[]).await?;
+        let up = up.first().map_or(0, |up| u64::from(up.seconds) * 1_000);
+        Ok(flight::Server { running: !running.is_empty(), up })
     }
 
     /// Works out which rows are missing and writes the object of the next attempt.
@@ -538,17 +647,21 @@ impl Worker {
                 let sql = ledger::present_rows(&self.spec, &batch_id, days);
                 let rows: Vec<PresentRows> =
                     self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
-                RowSet::from_sorted(rows.into_iter().flat_map(|rows| rows.rows))
+                let Ok([present]) = <[PresentRows; 1]>::try_from(rows) else {
+                    let message = "ClickHouse gave no list of a batch's rows, not even an empty one";
+                    return Err(ClickHouseError::Invalid(message.to_owned()).into());
+                };
+                RowSet::from_sorted(present.rows)
             }
             None => RowSet::default(),
         };
         let sources = self.sources(&kept).await?;
         let width = self.settings.partitions;
         let before = kept.attempt.clone();
+        let today = self.today().await?;
         let survey_sources = sources.clone();
         let planned = tokio::task::spawn_blocking(move || {
             let survey = encode::survey(&survey_sources);
-            let today = UnixMs::now().day();
             let missing = (0_u32..).zip(&survey.rows).filter_map(|(row, info)| {
                 let partition = survey.partitions.get(info.as_ref()?.partition as usize)?;
                 let expired = partition.day.0 + i32::from(partition.retention_days) <= today.0;

@@ -64,7 +64,8 @@ pub struct BatchSettings {
     pub max_rows: u64,
     /// Raw bytes.
     pub max_bytes: ByteSize,
-    /// How long an object may wait for a batch to fill up while there is nothing else to do.
+    /// How long an object may wait for a batch to fill up. 0: not at all, for the shortest way to the table;
+    /// more makes fewer and larger inserts of a trickle.
     pub max_age: Span,
     /// Partitions (days and retentions) of one batch: deduplication windows count parts.
     pub max_partitions: u32,
@@ -112,7 +113,7 @@ fn drain_timeout() -> Span {
 
 impl Default for BatchSettings {
     fn default() -> Self {
-        Self { max_rows: 200_000, max_bytes: ByteSize::mib(128), max_age: Span::ms(500), max_partitions: 8 }
+        Self { max_rows: 200_000, max_bytes: ByteSize::mib(128), max_age: Span::ms(0), max_partitions: 8 }
     }
 }
 
@@ -155,6 +156,7 @@ impl SyncerSettings {
             ("batch.maxRows", self.batch.max_rows),
             ("batch.maxBytes", self.batch.max_bytes.0),
             ("batch.maxPartitions", self.batch.max_partitions.into()),
+            ("takeoverAfter", self.takeover_after.get().as_millis() as u64),
             ("insertTimeout", self.insert_timeout.get().as_millis() as u64),
         ];
         match positive.into_iter().find(|(_, value)| *value == 0) {
