@@ -54,7 +54,7 @@ impl Front {
             .env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("../clickhouse-front"))
             .env("PYTHONUNBUFFERED", "1")
             .env("PYTHONDONTWRITEBYTECODE", "1");
-        let mut process = Process::start("clickhouse", self.dir.path(), &mut command);
+        let mut process = Process::start("clickhouse", self.dir.path(), &mut command).owning(self.dir.path());
         let http = crate::http::client();
         let url = format!("{}/?query=SELECT%201", self.url());
         until("ClickHouse to answer", Duration::from_secs(90), async || {

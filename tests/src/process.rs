@@ -32,6 +32,13 @@ impl Process {
         Self { name: name.to_owned(), log, child: Some(child), guard: Some(guard) }
     }
 
+    /// If this test ends without an end of the process (killed, or held in a static), removes `dir` after it.
+    #[must_use]
+    pub fn owning(mut self, dir: &Path) -> Self {
+        self.guard = self.pid().map(|pid| Guard::over(pid, dir));
+        self
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
