@@ -13,7 +13,8 @@ pub enum Exit {
     Usage = 2,
     /// Could not start: a port is taken, a service can't be reached, a preflight check failed.
     Start = 3,
-    /// Stopped, but records acknowledged from memory were not in the bucket by the drain deadline.
+    /// Stopped, but some records were not in the bucket by the drain deadline, whether they were acknowledged
+    /// from memory or answered "not yet durable".
     Lost = 4,
     /// A second signal forced it, or another writer took over.
     Forced = 5,

@@ -97,14 +97,16 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), FilesError> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(written)?;
     }
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(written)?;
-    file.write_all(content).map_err(written)
+    if fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
+    // Whoever reads it meanwhile sees the old secret or the new one, never half of it.
+    let draft = path.with_extension("draft");
+    let _ = fs::remove_file(&draft);
+    let mut file =
+        fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft).map_err(written)?;
+    file.write_all(content).map_err(written)?;
+    fs::rename(&draft, path).map_err(written)
 }
 
 #[cfg(test)]
