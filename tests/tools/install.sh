@@ -2,7 +2,7 @@
 # Builds the servers that the tests run against, at pinned versions, into a cache outside the repository:
 #   ${XDG_CACHE_HOME:-~/.cache}/spillway/tools/minio-<version>
 #   ${XDG_CACHE_HOME:-~/.cache}/spillway/chdb-<version>/bin/python
-# Does nothing for what is already there. Usage: install.sh [minio] [chdb]   (default: both)
+# Does nothing for what is already there. Usage: install.sh [minio] [chdb] [strace]   (default: all)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -54,14 +54,26 @@ install_chdb() {
     say "chdb-core $version installed"
 }
 
+# The crash tests kill a server at chosen system calls with it.
+install_strace() {
+    if command -v strace >/dev/null; then return; fi
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing strace with apt-get"
+        { apt-get update -qq && apt-get install -y -qq strace; } >/dev/null || fail "apt-get could not install strace"
+        return
+    fi
+    fail "the tests need strace: install your system's package"
+}
+
 mkdir -p "$cache/tools"
 # One installer at a time: make and a test run may both ask.
 exec 9>"$cache/tools/.lock"
 flock 9
-for tool in ${*:-minio chdb}; do
+for tool in ${*:-minio chdb strace}; do
     case $tool in
         minio) install_minio ;;
         chdb) install_chdb ;;
-        *) fail "unknown tool '$tool': minio or chdb" ;;
+        strace) install_strace ;;
+        *) fail "unknown tool '$tool': minio, chdb or strace" ;;
     esac
 done
