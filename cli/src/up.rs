@@ -1,6 +1,7 @@
 //! `spillway up`: a whole pipeline in one process. What the pipeline doesn't name runs here as well: a directory
 //! stands in for the bucket, and a ClickHouse is started.
 
+pub mod alone;
 pub mod carried;
 pub mod child;
 pub mod clickhouse;
@@ -68,11 +69,15 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::new(Exit::Start, error))?;
     let up = tokio::select! {
         up = start::start(&args) => up?,
-        () = signals.next() => return Ok(Exit::Done),
+        () = signals.next() => return Ok(if args.once { Exit::CheckFailed } else { Exit::Done }),
     };
     let demo = tokio::select! {
         demo = work(&args, &up) => demo,
-        () = signals.next() => Ok(()),
+        // With --once the logs were to come back, and nobody saw them.
+        () = signals.next() => match args.once {
+            true => Err(Failure::new(Exit::CheckFailed, "interrupted before the logs came back")),
+            false => Ok(()),
+        },
     };
     if !args.once {
         output::note("stopping: draining what is buffered; once more to force it");

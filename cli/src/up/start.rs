@@ -12,7 +12,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Args,
+    Args, alone,
     clickhouse::{self, Choice, Running},
     files,
     lock::{self, DataLock},
@@ -59,6 +59,15 @@ struct Part {
 /// What could not start, and what to do about it.
 pub async fn start(args: &Args) -> Result<Up, Failure> {
     let (pipeline, secrets) = place::read_pipeline(&args.file)?;
+    let refused = alone::refused(&pipeline);
+    if !refused.is_empty() {
+        let fields: Vec<String> = refused.iter().map(|field| format!("\n  {field}")).collect();
+        let message = format!("{} can't be run on one machine:{}", args.file.display(), fields.concat());
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    for field in alone::left_out(&pipeline) {
+        output::note(&format!("left to the operator: {field}"));
+    }
     let (tenants, refused) = settings::tenants_file(&pipeline, &secrets);
     let errors: Vec<_> = refused.into_iter().flat_map(|tenant| tenant.errors).collect();
     if !errors.is_empty() {
