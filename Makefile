@@ -27,7 +27,8 @@ crash: tools bins ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
 
 bench: tools ## Measure against the machine's own limits, into target/bench.json
-	cargo run --release -p spillway-benches -- $(ARGS)
+	cargo build --release -p spillway-ingest -p spillway-syncer -p spillway-benches
+	target/release/bench $(ARGS)
 
 lint: ## Formatting and clippy, warnings are errors
 	cargo fmt --all --check
