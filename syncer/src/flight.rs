@@ -554,7 +554,6 @@ impl Flight {
             // Rows that can't be seen (a row policy, a query cache) would be inserted again and again.
             self.rest("RowsDoNotAppear", around, limits);
         } else {
-            self.fruitless += u32::from(self.burned && !self.restarted);
             self.step = Step::FindMissing;
         }
     }
@@ -630,6 +629,8 @@ impl Flight {
         match self.step {
             Step::Plan => self.step = if self.outline.buries { Step::Bury } else { self.first_insert() },
             Step::EnterAttempt => {
+                // Counted here and not when it was decided: writing the attempt may take several tries.
+                self.fruitless += u32::from(self.burned && !self.restarted);
                 self.attempt = self.next_number;
                 self.outline = self.next.take().unwrap_or_default();
                 self.fresh = true;
