@@ -1,9 +1,9 @@
 //! Child processes that never outlive the test, even one that is killed.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A shell that waits for the end of its input, which comes when this process ends in whatever way, and then
 /// kills the child and removes its folder. Tests may be killed, and statics are never dropped.
@@ -35,10 +35,19 @@ impl Drop for Guard {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, below the range from which the system takes the ports of outgoing
+/// connections: one of those would be taken by the next best request before the server starts.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test programs that run side by side begin at different places.
+    let first = std::process::id().wrapping_mul(131);
+    loop {
+        let step = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + u16::try_from(step % 12_000).unwrap_or(0);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The last lines of a log, for a failure's message.
