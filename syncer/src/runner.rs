@@ -758,10 +758,10 @@ struct StatusWriter {
 impl StatusWriter {
     #[allow(clippy::cast_precision_loss, reason = "a rate need not be exact")]
     fn rate(&mut self, manifest: &Manifest) -> f64 {
-        let loaded = manifest.totals.values().map(|totals| totals.loaded).sum();
+        let loaded: u64 = manifest.totals.values().map(|totals| totals.loaded).sum();
         let now = Instant::now();
         let rate = self.last.map_or(0.0, |(at, before)| {
-            loaded_since(loaded, before) as f64 / now.duration_since(at).as_secs_f64().max(0.001)
+            loaded.saturating_sub(before) as f64 / now.duration_since(at).as_secs_f64().max(0.001)
         });
         self.last = Some((now, loaded));
         rate
@@ -780,8 +780,4 @@ impl StatusWriter {
             }
         });
     }
-}
-
-fn loaded_since(now: u64, before: u64) -> u64 {
-    now.saturating_sub(before)
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use spillway_bucket::{Bucket, BucketError, Put, PutMeta, Tag};
 use spillway_model::time::{Day, UnixMs};
 use spillway_schema::ledger::{self, DayRange, PartitionRows, PresentRows, Running, Today, Uptime, Witness};
@@ -18,8 +17,7 @@ use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec, is_data_error};
 use tokio::sync::Semaphore;
 
 use crate::batch::{
-    Attempt, AttemptList, BatchId, BatchList, DeadRow, ENCODER_VERSION, Member, Partition, PipelineUid,
-    RowSet,
+    Attempt, AttemptList, BatchId, BatchList, DeadRow, ENCODER_VERSION, Partition, PipelineUid, RowSet,
 };
 use crate::dead::{self, DeadLetter};
 use crate::encode::{self, DAMAGED_OBJECT, Encoded, Layout, Source};
@@ -759,12 +757,6 @@ impl Worker {
             None => Ok(()),
         }
     }
-
-    /// Members of a batch, for the status.
-    #[must_use]
-    pub fn members(&self, id: BatchId) -> Vec<Member> {
-        self.kept.lock().get(&id).map(|kept| kept.list.objects.clone()).unwrap_or_default()
-    }
 }
 
 fn json_meta() -> PutMeta {
@@ -774,10 +766,4 @@ fn json_meta() -> PutMeta {
 fn to_json<T: serde::Serialize>(value: &T, key: &str) -> Result<Vec<u8>, WorkError> {
     serde_json::to_vec(value)
         .map_err(|error| WorkError::Control { key: key.to_owned(), message: error.to_string() })
-}
-
-/// Digest of an insert's body, as [`crate::batch::Piece`] holds it.
-#[must_use]
-pub fn digest(body: &[u8]) -> String {
-    hex::encode(Sha256::digest(body))
 }
