@@ -1,0 +1,1 @@
+//! Leadership by a Kubernetes Lease, with the semantics of client-go.

@@ -1,0 +1,1 @@
+//! From a valid pipeline to everything that it needs. Pure: no client, no clock.
