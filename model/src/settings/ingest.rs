@@ -1,4 +1,5 @@
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ pub struct IngestSettings {
     /// Where logs are received.
     #[serde(default = "http_address")]
     pub http: SocketAddr,
+    /// Receive over TLS alone; none: in clear text. The admin port stays in clear text, for probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSettings>,
     /// Metrics, probes and `/drain`.
     #[serde(default = "admin_address")]
     pub admin: SocketAddr,
@@ -52,6 +56,16 @@ pub struct IngestSettings {
     /// Retention of a tenant that names none, in days.
     #[serde(default = "retention_days")]
     pub default_retention_days: u16,
+}
+
+/// The certificate that senders are shown. Both files are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSettings {
+    /// The certificate and those between it and its authority, in PEM, its own first.
+    pub cert_file: PathBuf,
+    /// Its private key in PEM: PKCS#8, SEC1 or PKCS#1.
+    pub key_file: PathBuf,
 }
 
 /// When a request is answered.
@@ -211,6 +225,7 @@ impl IngestSettings {
             version: version(),
             bucket,
             http: http_address(),
+            tls: None,
             admin: admin_address(),
             ack: Ack::default(),
             objects: Objects::default(),
@@ -257,6 +272,12 @@ impl IngestSettings {
         }
         if !(1..=12).contains(&self.compression_level) {
             return Err(SettingsError::value("compressionLevel", "must be 1 to 12"));
+        }
+        if let Some(tls) = &self.tls {
+            let files = [("tls.certFile", &tls.cert_file), ("tls.keyFile", &tls.key_file)];
+            if let Some((field, _)) = files.into_iter().find(|(_, file)| file.as_os_str().is_empty()) {
+                return Err(SettingsError::value(field, "must name a file"));
+            }
         }
         if self.flush.max_bytes > self.queue.max_bytes {
             return Err(SettingsError::value("flush.maxBytes", "must not be more than queue.maxBytes"));

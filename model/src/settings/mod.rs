@@ -13,7 +13,7 @@ pub use bucket::{BucketSettings, Place, S3Settings};
 pub use clickhouse::{ClickHouseSettings, MessageIndex, ViewSettings};
 pub use ingest::{
     Ack, DrainSettings, FlushSettings, IngestSettings, Objects, QueueSettings, RequestSettings,
-    TimestampWindow,
+    TimestampWindow, TlsSettings,
 };
 pub use syncer::{BatchSettings, SyncerSettings};
 pub use tenants::{KeyDigest, LimitSettings, TenantSettings, TenantsFile};
