@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    pods::{DisruptionSpec, SchedulingSpec},
     reference::SecretRef,
     units::{SizeText, SpanText},
 };
@@ -22,26 +23,30 @@ pub struct IngestSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// Let a HorizontalPodAutoscaler choose the number of pods.
+    /// Let a HorizontalPodAutoscaler choose the number of pods. Default: `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingSpec>,
-    /// What an answer promises unless the request asks for the other. Default: `Durable`.
+    /// What an answer promises unless the request asks for the other. `Durable`: the records are in the bucket.
+    /// `Memory`: they are in the pod's memory, which is faster, and lost if the pod is killed. Default: `Durable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ack: Option<Ack>,
-    /// Whether streams may share staged objects. Default: `Adaptive`.
+    /// Whether streams may share staged objects. `Adaptive`: small ones do when each having its own would exceed
+    /// `maxPutsPerSecond`. `PerService`: never, and over that budget they wait longer; for bucket policies per tenant.
+    /// Default: `Adaptive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objects: Option<Objects>,
-    /// When a stream is written to the bucket.
+    /// When a stream (one project and service) is written to the bucket: whichever comes first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flush: Option<FlushSpec>,
-    /// How much may wait to be written before requests are turned away.
+    /// How much may wait to be written before requests are turned away with 429 or 503.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueSpec>,
     /// PUT requests per second and pod. Default: 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3500))]
     pub max_puts_per_second: Option<u32>,
-    /// Which timestamps are accepted; each day of them is a partition.
+    /// Which timestamps are accepted, from the time of receipt: each day of them is a partition. A record past its
+    /// tenant's retention is refused anyhow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp_window: Option<TimestampWindowSpec>,
     /// Bounds of one request.
@@ -50,27 +55,34 @@ pub struct IngestSpec {
     /// How long stopping may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainSpec>,
-    /// Serve TLS.
+    /// Serve TLS. Default: clear text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
     /// The Service in front of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
-    /// Resources of the container.
+    /// Resources of the container. Default: neither requests nor limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::embedded::resources")]
     pub resources: Option<ResourceRequirements>,
+    /// Which nodes the pods run on. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<SchedulingSpec>,
+    /// How many pods may be away at once when nodes are emptied. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<DisruptionSpec>,
 }
 
 /// Bounds and target of the HorizontalPodAutoscaler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.min) || self.min <= self.max").message("min must not exceed max"))]
+#[x_kube(validation = Rule::new("!has(self.min) || self.min <= self.max").message("min must not be more than max"))]
 pub struct AutoscalingSpec {
-    /// Fewest pods. Default: 2.
+    /// Pods at least. Default: 2, or `max` if that is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub min: Option<i32>,
-    /// Most pods.
+    /// Pods at most.
     #[schemars(range(min = 1, max = 1000))]
     pub max: i32,
     /// Percent of the CPU request that pods are held at. Default: 70.
@@ -79,11 +91,13 @@ pub struct AutoscalingSpec {
     pub target_cpu_utilization: Option<i32>,
     /// How fast to scale up and down. Default: that of Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::embedded::scaling_behavior")]
     pub behavior: Option<HorizontalPodAutoscalerBehavior>,
 }
 
 /// What an answer promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::units::leave_description_to_the_field)]
 pub enum Ack {
     /// The records are in the bucket.
     #[default]
@@ -94,6 +108,7 @@ pub enum Ack {
 
 /// Whether streams may share staged objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::units::leave_description_to_the_field)]
 pub enum Objects {
     /// Small streams share objects when each having its own would exceed `maxPutsPerSecond`.
     #[default]
@@ -111,7 +126,7 @@ pub struct FlushSpec {
     pub max_bytes: Option<SizeText>,
     /// Records. Default: 100000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4_294_967_295_u64))]
     pub max_records: Option<u64>,
     /// Age of the oldest record. Default: `500ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,7 +142,7 @@ pub struct QueueSpec {
     pub max_bytes: Option<SizeText>,
     /// Requests. Default: 10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4_294_967_295_u64))]
     pub max_requests: Option<u32>,
     /// Percent of both that one tenant may take. Default: 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,7 +150,7 @@ pub struct QueueSpec {
     pub tenant_share_percent: Option<u8>,
     /// Streams (projects times services) that one tenant may have open. Default: 2000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4_294_967_295_u64))]
     pub max_streams_per_tenant: Option<u32>,
 }
 
@@ -143,10 +158,10 @@ pub struct QueueSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimestampWindowSpec {
-    /// How old. Default: `30d`.
+    /// How old a record may be. Default: `30d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<SpanText>,
-    /// How far ahead. Default: `1h`.
+    /// How far ahead of now it may be. Default: `1h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub future: Option<SpanText>,
 }
@@ -198,16 +213,19 @@ pub struct TlsSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
-    /// Default: `ClusterIP`.
+    /// `ClusterIP`: inside the cluster only. `NodePort`: on a port of every node. `LoadBalancer`: behind the cloud's
+    /// load balancer. Default: `ClusterIP`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_: Option<ServiceType>,
-    /// Annotations, for instance for a cloud's load balancer.
+    /// Annotations, for instance for a cloud's load balancer. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::embedded::annotations")]
     pub annotations: BTreeMap<String, String>,
 }
 
 /// Kind of Service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::units::leave_description_to_the_field)]
 pub enum ServiceType {
     /// Inside the cluster only.
     #[default]

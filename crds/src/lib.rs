@@ -5,8 +5,12 @@
 #![allow(unreachable_pub)]
 
 pub mod clickhouse;
+mod crd;
+mod embedded;
 pub mod ingest;
+pub mod monitoring;
 pub mod pipeline;
+pub mod pods;
 pub mod reference;
 pub mod schema;
 pub mod secrets;
@@ -18,6 +22,7 @@ pub mod tenants;
 pub mod units;
 pub mod validate;
 
+pub use crd::crd;
 pub use pipeline::{DeletionPolicy, LogPipeline, LogPipelineSpec};
 pub use secrets::Secrets;
 pub use validate::{FieldError, Problem, ValidatedPipeline, validate};

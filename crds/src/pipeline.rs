@@ -9,8 +9,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clickhouse::ClickHouseSpec, ingest::IngestSpec, schema::SchemaSpec, status::LogPipelineStatus,
-    storage::StorageSpec, syncer::SyncerSpec, tenants::TenantSpec,
+    clickhouse::ClickHouseSpec,
+    ingest::IngestSpec,
+    monitoring::{MonitoringSpec, NetworkPolicySpec},
+    reference::SecretRef,
+    schema::SchemaSpec,
+    status::LogPipelineStatus,
+    storage::StorageSpec,
+    syncer::SyncerSpec,
+    tenants::TenantSpec,
 };
 
 /// A way for logs from many tenants into ClickHouse: received, staged in S3, loaded exactly once.
@@ -42,10 +49,10 @@ use crate::{
         description = "Whether records are received and loaded"
     ),
     printcolumn(
-        name = "Reason",
+        name = "Ingest",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
-        description = "Why it is ready or not"
+        json_path = ".status.ingest",
+        description = "Ingest pods that are ready, of those that there should be"
     ),
     printcolumn(
         name = "Backlog",
@@ -59,14 +66,39 @@ use crate::{
         json_path = ".status.lag",
         description = "Age of the oldest record that is not loaded yet"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Syncer",
+        type_ = "string",
+        json_path = ".status.syncerHolder",
+        description = "The pod that loads"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready or not",
+        priority = 1
+    ),
+    // Services and what else is named after the pipeline allow 63 characters, beginning with a letter.
+    validation = Rule::new("self.metadata.name.size() <= 40")
+        .message("metadata.name has more than 40 characters, and objects named after it need room: choose a shorter one"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be lower-case letters, digits and '-', begin with a letter and not end with '-'")
 )]
+#[x_kube(validation = Rule::new("!(has(self.paused) && self.paused && has(self.suspend) && self.suspend)")
+    .message("paused and suspend exclude each other, because nothing is done while paused: keep one"))]
 pub struct LogPipelineSpec {
     /// Container image. Default: the operator's own version when the pipeline was created (`status.image`), so
     /// that upgrading the operator restarts nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
     pub image: Option<String>,
+    /// Secrets that the image is pulled with. Default: those of the ServiceAccount.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<SecretRef>,
     /// Where staged objects live.
     #[serde(default)]
     pub storage: StorageSpec,
@@ -82,11 +114,19 @@ pub struct LogPipelineSpec {
     /// How staged objects are loaded.
     #[serde(default)]
     pub syncer: SyncerSpec,
-    /// Who may send.
+    /// Who may send. Default: nobody.
     #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 1000))]
     pub tenants: Vec<TenantSpec>,
-    /// What becomes of bucket and tables when the pipeline is deleted. Default: `Retain`.
+    /// How metrics are collected. Default: by PodMonitors, where the cluster has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitoring: Option<MonitoringSpec>,
+    /// Who may reach the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicySpec>,
+    /// What becomes of bucket and tables when the pipeline is deleted. `Retain`: both stay, and an event says what
+    /// was kept. `Delete`: staged objects and tables are deleted. Default: `Retain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// The operator leaves everything as it is. Default: false.
@@ -99,6 +139,7 @@ pub struct LogPipelineSpec {
 
 /// What becomes of bucket and tables when the pipeline is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = crate::units::leave_description_to_the_field)]
 pub enum DeletionPolicy {
     /// Both stay; an event says what was kept.
     #[default]
@@ -109,8 +150,6 @@ pub enum DeletionPolicy {
 
 #[cfg(test)]
 mod tests {
-    use kube::CustomResourceExt;
-
     use super::*;
     use crate::{
         ingest::AutoscalingSpec,
@@ -182,7 +221,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/logpipelines.yaml");
         let generated = format!(
             "# Generated from the types in crds/src; `UPDATE=1 cargo test -p spillway-crds` writes it anew.\n{}",
-            serde_saphyr::to_string(&LogPipeline::crd()).unwrap()
+            serde_saphyr::to_string(&crate::crd()).unwrap()
         );
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, &generated).unwrap();

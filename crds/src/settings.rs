@@ -44,9 +44,9 @@ pub fn bucket(pipeline: &ValidatedPipeline, files: &Files, local: &Path) -> Buck
     BucketSettings {
         place: Place::S3(S3Settings {
             endpoint: endpoint.clone(),
-            region: region.clone(),
+            region: region.clone().unwrap_or_default(),
             bucket: bucket.clone(),
-            path_style: *path_style,
+            path_style: path_style.unwrap_or(endpoint.is_some()),
             credentials_dir: files.s3_credentials.clone(),
             ca_file: files.s3_ca.clone(),
         }),
@@ -65,16 +65,16 @@ pub fn clickhouse(pipeline: &ValidatedPipeline, files: &Files, local: &str) -> C
         cluster: cluster.clone(),
         credentials_dir: files.clickhouse_credentials.clone(),
         ca_file: files.clickhouse_ca.clone(),
-        message_index: match message_index {
+        message_index: match message_index.unwrap_or_default() {
             schema::MessageIndex::Auto => MessageIndex::Auto,
             schema::MessageIndex::Text => MessageIndex::Text,
             schema::MessageIndex::TokenBloom => MessageIndex::TokenBloom,
             schema::MessageIndex::None => MessageIndex::None,
         },
         views: ViewSettings {
-            error_rate: *error_rate,
-            http_latency: *http_latency,
-            tenant_volume: *tenant_volume,
+            error_rate: error_rate.unwrap_or(true),
+            http_latency: http_latency.unwrap_or(true),
+            tenant_volume: tenant_volume.unwrap_or(true),
         },
         ..ClickHouseSettings::default()
     };
@@ -115,15 +115,17 @@ pub fn ingest(
         service_type: _,
         service_annotations: _,
         resources: _,
+        scheduling: _,
+        max_unavailable: _,
     } = &pipeline.ingest;
     let mut settings = IngestSettings::new(bucket);
     settings.http = http;
     settings.admin = admin;
-    settings.ack = match ack {
+    settings.ack = match ack.unwrap_or_default() {
         ingest::Ack::Durable => Ack::Durable,
         ingest::Ack::Memory => Ack::Memory,
     };
-    settings.objects = match objects {
+    settings.objects = match objects.unwrap_or_default() {
         ingest::Objects::Adaptive => Objects::Adaptive,
         ingest::Objects::PerService => Objects::PerService,
     };
@@ -144,7 +146,7 @@ pub fn ingest(
     set(&mut settings.drain.readiness_delay, *drain_readiness_delay);
     set(&mut settings.drain.request_timeout, *drain_request_timeout);
     set(&mut settings.drain.flush_timeout, *drain_flush_timeout);
-    settings.default_retention_days = pipeline.schema.retention_days;
+    set(&mut settings.default_retention_days, pipeline.schema.retention_days);
     settings
 }
 
@@ -156,6 +158,7 @@ pub fn syncer(
     admin: SocketAddr,
 ) -> SyncerSettings {
     let validate::Syncer {
+        replicas: _,
         interval,
         idle_interval,
         concurrency,
@@ -164,6 +167,7 @@ pub fn syncer(
         batch_max_age,
         delete_grace,
         resources: _,
+        scheduling: _,
     } = &pipeline.syncer;
     let mut settings = SyncerSettings::new(bucket, clickhouse);
     settings.pipeline = match &pipeline.namespace {

@@ -15,25 +15,33 @@ pub struct LogPipelineStatus {
     /// One of each type in [`conditions`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "crate::embedded::conditions")]
     pub conditions: Vec<Condition>,
     /// Image that the pods run when `spec.image` is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub image: Option<String>,
+    /// Ingest pods that are ready, of those that there should be, such as `2/2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub ingest: Option<String>,
     /// Ingest pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
     /// Label selector of the ingest pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub selector: Option<String>,
     /// The syncer that holds the Lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub syncer_holder: Option<String>,
     /// What is staged and not loaded yet; rounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<Backlog>,
     /// Age of the oldest record that is not loaded yet, such as `2m`; rounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
     pub lag: Option<String>,
 }
 
@@ -55,6 +63,8 @@ pub mod conditions {
     pub const READY: &str = "Ready";
     /// The spec and everything that it names can be used.
     pub const SPEC_VALID: &str = "SpecValid";
+    /// Every tenant of the spec may send: none is left out.
+    pub const TENANTS_VALID: &str = "TenantsValid";
     /// The bucket is there and can be written conditionally.
     pub const BUCKET_READY: &str = "BucketReady";
     /// Table and views are as the spec says.
@@ -63,4 +73,7 @@ pub mod conditions {
     pub const INGEST_AVAILABLE: &str = "IngestAvailable";
     /// A syncer holds the Lease and makes progress.
     pub const SYNCER_AVAILABLE: &str = "SyncerAvailable";
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [&str; 7] =
+        [READY, SPEC_VALID, TENANTS_VALID, BUCKET_READY, SCHEMA_READY, INGEST_AVAILABLE, SYNCER_AVAILABLE];
 }

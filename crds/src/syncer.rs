@@ -4,31 +4,42 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::{SizeText, SpanText};
+use crate::{
+    pods::SchedulingSpec,
+    units::{SizeText, SpanText},
+};
 
 /// How staged objects are loaded into ClickHouse.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncerSpec {
+    /// Pods: one loads, the others stand by. Default: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3))]
+    pub replicas: Option<i32>,
     /// Pause between listings while there is work. Default: `500ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<SpanText>,
-    /// Pause between listings after one that found nothing. Default: `30s`, or `interval` on a local directory.
+    /// Pause between listings after one that found nothing. Default: `5s`, or `interval` on a local directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_interval: Option<SpanText>,
     /// Batches inserted at the same time. Default: 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub concurrency: Option<u32>,
-    /// When a batch is full.
+    /// When a batch is full. One batch is one INSERT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchSpec>,
     /// How long loaded objects are kept before they are deleted. Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_grace: Option<SpanText>,
-    /// Resources of the container.
+    /// Resources of the container. Default: neither requests nor limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::embedded::resources")]
     pub resources: Option<ResourceRequirements>,
+    /// Which nodes the pods run on. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<SchedulingSpec>,
 }
 
 /// When a batch is full. One batch is one INSERT.
@@ -42,7 +53,7 @@ pub struct BatchSpec {
     /// Bytes of uncompressed rows. Default: `128Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<SizeText>,
-    /// How long an object may wait for a batch to fill up while there is nothing else to do. Default: `500ms`.
+    /// How long an object may wait for a batch to fill up while there is nothing else to do. Default: `0s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<SpanText>,
 }

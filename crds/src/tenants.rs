@@ -15,9 +15,9 @@ pub struct TenantSpec {
     /// Secret of API keys: every entry is one key, so that a new one can be added before the old one goes.
     pub api_keys_secret_ref: SecretRef,
     /// Projects that the tenant may send to. A project belongs to one tenant.
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 128)))]
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
     pub projects: Vec<String>,
-    /// What the tenant may send at most, on each ingest pod.
+    /// What the tenant may send at most, on each ingest pod. Default: no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsSpec>,
     /// Days that the tenant's records are kept for. Default: `spec.schema.retentionDays`.
@@ -41,7 +41,7 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 60))]
     pub burst: Option<u32>,
-    /// Largest record in bytes. Default: `spec.ingest.request.maxRecordBytes`.
+    /// Bytes of one record. Default: `spec.ingest.request.maxRecordBytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_record_bytes: Option<SizeText>,
 }

@@ -9,6 +9,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use spillway_model::settings::{ByteSize, Span};
 
+/// For enums whose values are explained by the field that has one: an optional enum's own description would take
+/// the place of its field's.
+pub(crate) fn leave_description_to_the_field(schema: &mut Schema) {
+    schema.remove("description");
+}
+
 /// A length of time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -37,7 +43,7 @@ impl JsonSchema for SpanText {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "maxLength": 16, "pattern": "^[0-9]+(ms|s|m|h|d)$"})
+        json_schema!({"type": "string", "maxLength": 16, "pattern": "^[0-9]{1,12}(ms|s|m|h|d)$"})
     }
 }
 
@@ -97,7 +103,8 @@ impl JsonSchema for SizeText {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "pattern": "^[0-9]+(k|M|G|Ki|Mi|Gi)?$",
+            "pattern": "^[0-9]{1,16}(k|M|G|Ki|Mi|Gi)?$",
+            "minimum": 0,
             "maxLength": 20
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! A mistake in a tenant only leaves that tenant out: one tenant's must never stop the others.
 
+mod cluster;
 mod error;
 mod ingest;
 mod read;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use cluster::{Monitoring, NetworkPolicy, Scheduling};
 pub use error::{FieldError, Problem};
 pub use ingest::{Ingest, Scale};
 use spillway_model::settings::{ByteSize, Span};
@@ -21,7 +23,7 @@ pub use tenants::{Limits, RefusedTenant, Tenant};
 use crate::{
     pipeline::{DeletionPolicy, LogPipeline, LogPipelineSpec},
     schema::{MessageIndex, SchemaSpec, ViewsSpec},
-    syncer::SyncerSpec,
+    syncer::{BatchSpec, SyncerSpec},
     validate::read::Reader,
 };
 
@@ -34,6 +36,8 @@ pub struct ValidatedPipeline {
     /// The object's uid in the cluster; `None` outside of one.
     pub uid: Option<String>,
     pub image: Option<String>,
+    /// Names of the Secrets that the image is pulled with.
+    pub image_pull_secrets: Vec<String>,
     pub storage: Storage,
     pub clickhouse: ClickHouse,
     pub schema: Schema,
@@ -43,27 +47,32 @@ pub struct ValidatedPipeline {
     pub tenants: Vec<Tenant>,
     /// Tenants that are left out, and why.
     pub refused_tenants: Vec<RefusedTenant>,
+    pub monitoring: Monitoring,
+    pub network_policy: NetworkPolicy,
     pub deletion_policy: DeletionPolicy,
     pub paused: bool,
     pub suspend: bool,
 }
 
-/// `spec.schema`, checked.
+/// `spec.schema`, checked. `None`: the settings' default.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Schema {
     pub table: Option<String>,
-    pub retention_days: u16,
-    pub message_index: MessageIndex,
-    pub error_rate: bool,
-    pub http_latency: bool,
-    pub tenant_volume: bool,
+    /// Days. `None`: [`DEFAULT_RETENTION_DAYS`].
+    pub retention_days: Option<u16>,
+    pub message_index: Option<MessageIndex>,
+    pub error_rate: Option<bool>,
+    pub http_latency: Option<bool>,
+    pub tenant_volume: Option<bool>,
 }
 
 /// `spec.syncer`, checked.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Syncer {
+    /// Pods, all but one on standby.
+    pub replicas: i32,
     pub interval: Option<Span>,
     pub idle_interval: Option<Span>,
     pub concurrency: Option<u32>,
@@ -73,11 +82,15 @@ pub struct Syncer {
     pub batch_max_age: Option<Span>,
     pub delete_grace: Option<Span>,
     pub resources: Option<k8s_openapi::api::core::v1::ResourceRequirements>,
+    pub scheduling: Scheduling,
 }
 
 /// Days that a record is kept for when neither tenant nor schema says so.
 pub const DEFAULT_RETENTION_DAYS: u16 = 30;
 const LONGEST_RETENTION_DAYS: u16 = 3650;
+
+/// Longest name: objects are named after it, and a Service's name has 63 characters at most.
+const LONGEST_NAME: usize = 40;
 
 /// Checks a pipeline.
 ///
@@ -87,32 +100,44 @@ pub fn validate(pipeline: &LogPipeline) -> Result<ValidatedPipeline, Vec<FieldEr
     // Taken apart in full, so that a new field can't be forgotten here.
     let LogPipelineSpec {
         image,
+        image_pull_secrets,
         storage,
         clickhouse,
         schema,
         ingest,
         syncer,
         tenants,
+        monitoring,
+        network_policy,
         deletion_policy,
         paused,
         suspend,
     } = &pipeline.spec;
     let mut reader = Reader::default();
-    let name = pipeline.metadata.name.clone().unwrap_or_default();
-    if name.is_empty() {
-        reader.refuse("metadata.name", Problem::Missing { remedy: "give the pipeline a name" });
+    let name = check_name(&mut reader, pipeline.metadata.name.as_deref().unwrap_or_default());
+    if image.as_ref().is_some_and(|image| image.is_empty() || image.contains(char::is_whitespace)) {
+        let (text, remedy) = (image.clone().unwrap_or_default(), "write it like registry/name:tag");
+        reader.refuse("spec.image", Problem::Malformed { text, why: "is no image", remedy });
     }
+    let image_pull_secrets = cluster::check_pull_secrets(&mut reader, image_pull_secrets);
     let schema = check_schema(&mut reader, schema);
     let storage = storage::check(&mut reader, storage);
     let clickhouse = storage::check_clickhouse(&mut reader, clickhouse);
     let ingest = ingest::check(&mut reader, ingest);
     let syncer = check_syncer(&mut reader, syncer);
-    let (tenants, refused_tenants) = tenants::check(tenants, schema.retention_days);
+    let default_retention = schema.retention_days.unwrap_or(DEFAULT_RETENTION_DAYS);
+    let (tenants, refused_tenants) = tenants::check(tenants, default_retention);
+    let monitoring = cluster::check_monitoring(&mut reader, monitoring.as_ref());
+    let (paused, suspend) = (paused.unwrap_or(false), suspend.unwrap_or(false));
+    if paused && suspend {
+        reader.refuse("spec.paused", Problem::Exclusive { other: "spec.suspend" });
+    }
     reader.finish(ValidatedPipeline {
         name,
         namespace: pipeline.metadata.namespace.clone(),
         uid: pipeline.metadata.uid.clone(),
         image: image.clone(),
+        image_pull_secrets,
         storage,
         clickhouse,
         schema,
@@ -120,51 +145,98 @@ pub fn validate(pipeline: &LogPipeline) -> Result<ValidatedPipeline, Vec<FieldEr
         syncer,
         tenants,
         refused_tenants,
+        monitoring,
+        network_policy: cluster::check_network_policy(network_policy.as_ref()),
         deletion_policy: deletion_policy.unwrap_or_default(),
-        paused: paused.unwrap_or(false),
-        suspend: suspend.unwrap_or(false),
+        paused,
+        suspend,
     })
+}
+
+fn check_name(reader: &mut Reader, name: &str) -> String {
+    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.ends_with(ends)
+        && name.chars().all(|c| ends(c) || c == '-');
+    if name.is_empty() {
+        reader.refuse("metadata.name", Problem::Missing { remedy: "give the pipeline a name" });
+    } else if !plain || name.len() > LONGEST_NAME {
+        let remedy = "use at most 40 lower-case letters, digits and '-', beginning with a letter";
+        let why = "can't be the name of a pipeline";
+        reader.refuse("metadata.name", Problem::Malformed { text: name.to_owned(), why, remedy });
+    }
+    name.to_owned()
+}
+
+impl ValidatedPipeline {
+    /// What it lacks to run in a cluster, where no directory and no ClickHouse of its own stand in.
+    #[must_use]
+    pub fn missing_in_a_cluster(&self) -> Vec<FieldError> {
+        let mut missing = Vec::new();
+        let mut miss = |path: &str, remedy| {
+            missing.push(FieldError { path: path.to_owned(), problem: Problem::Missing { remedy } });
+        };
+        if self.storage.s3.is_none() {
+            miss("spec.storage.s3", "name the bucket, or run the pipeline on one machine with `spillway up`");
+        }
+        if self.clickhouse.url.is_none() {
+            miss(
+                "spec.clickhouse.url",
+                "name the server, or run the pipeline on one machine with `spillway up`",
+            );
+        }
+        missing
+    }
 }
 
 fn check_schema(reader: &mut Reader, spec: &SchemaSpec) -> Schema {
     let SchemaSpec { table, retention_days, message_index, views } = spec;
     let ViewsSpec { error_rate, http_latency, tenant_volume } = views.clone().unwrap_or_default();
-    let days = retention_days.unwrap_or(DEFAULT_RETENTION_DAYS);
-    reader.range("spec.schema.retentionDays", u64::from(days), 1, u64::from(LONGEST_RETENTION_DAYS));
+    if let Some(days) = retention_days {
+        reader.range("spec.schema.retentionDays", u64::from(*days), 1, u64::from(LONGEST_RETENTION_DAYS));
+    }
     Schema {
         table: reader.identifier("spec.schema.table", table.as_deref()),
-        retention_days: days,
-        message_index: message_index.unwrap_or_default(),
-        error_rate: error_rate.unwrap_or(true),
-        http_latency: http_latency.unwrap_or(true),
-        tenant_volume: tenant_volume.unwrap_or(true),
+        retention_days: *retention_days,
+        message_index: *message_index,
+        error_rate,
+        http_latency,
+        tenant_volume,
     }
 }
 
 fn check_syncer(reader: &mut Reader, spec: &SyncerSpec) -> Syncer {
-    let SyncerSpec { interval, idle_interval, concurrency, batch, delete_grace, resources } = spec;
-    let batch = batch.clone().unwrap_or_default();
+    let SyncerSpec {
+        replicas,
+        interval,
+        idle_interval,
+        concurrency,
+        batch,
+        delete_grace,
+        resources,
+        scheduling,
+    } = spec;
+    let BatchSpec { max_rows, max_bytes, max_age } = batch.clone().unwrap_or_default();
+    let replicas = replicas.unwrap_or(2);
+    reader.range("spec.syncer.replicas", u64::try_from(replicas).unwrap_or(0), 1, 3);
     if let Some(concurrency) = concurrency {
         reader.range("spec.syncer.concurrency", u64::from(*concurrency), 1, 64);
     }
-    if let Some(rows) = batch.max_rows {
+    if let Some(rows) = max_rows {
         reader.range("spec.syncer.batch.maxRows", rows, 1, 10_000_000);
     }
     const HOUR: Duration = Duration::from_secs(3600);
     let ms = Duration::from_millis;
     Syncer {
+        replicas,
         interval: reader.span("spec.syncer.interval", interval.as_ref(), ms(10), HOUR),
         idle_interval: reader.span("spec.syncer.idleInterval", idle_interval.as_ref(), ms(10), HOUR),
         concurrency: *concurrency,
-        batch_max_rows: batch.max_rows,
-        batch_max_bytes: reader.size(
-            "spec.syncer.batch.maxBytes",
-            batch.max_bytes.as_ref(),
-            1 << 10,
-            2 << 30,
-        ),
-        batch_max_age: reader.span("spec.syncer.batch.maxAge", batch.max_age.as_ref(), ms(0), HOUR),
+        batch_max_rows: max_rows,
+        batch_max_bytes: reader.size("spec.syncer.batch.maxBytes", max_bytes.as_ref(), 1 << 10, 2 << 30),
+        batch_max_age: reader.span("spec.syncer.batch.maxAge", max_age.as_ref(), ms(0), HOUR),
         delete_grace: reader.span("spec.syncer.deleteGrace", delete_grace.as_ref(), ms(0), 24 * HOUR),
         resources: resources.clone(),
+        scheduling: cluster::check_scheduling(reader, "spec.syncer.scheduling", scheduling.as_ref()),
     }
 }

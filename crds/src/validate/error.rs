@@ -30,6 +30,8 @@ pub enum Problem {
     NotASize { text: String },
     #[error("{value} is out of range; write {least} to {most}")]
     OutOfRange { value: String, least: String, most: String },
+    #[error("{value} is more than {other}, which is {most}; lower it, or raise the other")]
+    MoreThan { value: String, other: &'static str, most: String },
     #[error("can't be set together with {other}; keep one of the two")]
     Exclusive { other: &'static str },
     #[error("{text:?} {source}; choose another name")]
@@ -66,6 +68,7 @@ impl Problem {
             Self::NotASpan { .. } => "NotADuration",
             Self::NotASize { .. } => "NotASize",
             Self::OutOfRange { .. } => "OutOfRange",
+            Self::MoreThan { .. } => "MoreThan",
             Self::Exclusive { .. } => "Exclusive",
             Self::BadName { .. } => "BadName",
             Self::BadIdentifier { .. } => "BadIdentifier",

@@ -2,19 +2,22 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscalerBehavior, core::v1::ResourceRequirements};
-use spillway_model::settings::{ByteSize, Span};
+use k8s_openapi::{
+    api::{autoscaling::v2::HorizontalPodAutoscalerBehavior, core::v1::ResourceRequirements},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use spillway_model::settings::{ByteSize, FlushSettings, QueueSettings, Span};
 
-use super::{Problem, read::Reader};
-use crate::ingest::{Ack, AutoscalingSpec, IngestSpec, Objects, ServiceType};
+use super::{Problem, Scheduling, cluster, read::Reader};
+use crate::ingest::{Ack, AutoscalingSpec, IngestSpec, Objects, ServiceSpec, ServiceType, TlsSpec};
 
 /// How records are received, buffered and staged. `None`: the settings' default.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Ingest {
     pub scale: Scale,
-    pub ack: Ack,
-    pub objects: Objects,
+    pub ack: Option<Ack>,
+    pub objects: Option<Objects>,
     /// Bytes of uncompressed rows.
     pub flush_max_bytes: Option<ByteSize>,
     pub flush_max_records: Option<u64>,
@@ -38,6 +41,9 @@ pub struct Ingest {
     pub service_type: ServiceType,
     pub service_annotations: BTreeMap<String, String>,
     pub resources: Option<ResourceRequirements>,
+    pub scheduling: Scheduling,
+    /// Pods, or percent of them, that may be away at once when nodes are emptied.
+    pub max_unavailable: IntOrString,
 }
 
 /// Who chooses the number of pods.
@@ -69,13 +75,17 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
         tls,
         service,
         resources,
+        scheduling,
+        disruption,
     } = spec;
     let flush = flush.clone().unwrap_or_default();
     let queue = queue.clone().unwrap_or_default();
     let window = timestamp_window.clone().unwrap_or_default();
     let request = request.clone().unwrap_or_default();
     let drain = drain.clone().unwrap_or_default();
-    let service = service.clone().unwrap_or_default();
+    let ServiceSpec { type_, annotations } = service.clone().unwrap_or_default();
+    let secret = tls.as_ref().map(|TlsSpec { secret_ref }| secret_ref.name.as_str());
+    reader.object_name("spec.ingest.tls.secretRef.name", secret);
     for (path, value, most) in [
         ("spec.ingest.maxPutsPerSecond", max_puts_per_second.map(u64::from), 3500),
         ("spec.ingest.flush.maxRecords", flush.max_records, u64::from(u32::MAX)),
@@ -98,10 +108,25 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
         reader.size("spec.ingest.flush.maxBytes", flush.max_bytes.as_ref(), 1 << 10, 256 << 20);
     let queue_max_bytes =
         reader.size("spec.ingest.queue.maxBytes", queue.max_bytes.as_ref(), 1 << 20, 64 << 30);
+    // The process would refuse to start: a stream could never become full.
+    let (most_of_a_stream, most) = (
+        flush_max_bytes.unwrap_or(FlushSettings::default().max_bytes),
+        queue_max_bytes.unwrap_or(QueueSettings::default().max_bytes),
+    );
+    if most_of_a_stream > most {
+        reader.refuse(
+            "spec.ingest.flush.maxBytes",
+            Problem::MoreThan {
+                value: most_of_a_stream.to_string(),
+                other: "spec.ingest.queue.maxBytes",
+                most: most.to_string(),
+            },
+        );
+    }
     Ingest {
         scale: check_scale(reader, *replicas, autoscaling.as_ref()),
-        ack: ack.unwrap_or_default(),
-        objects: objects.unwrap_or_default(),
+        ack: *ack,
+        objects: *objects,
         flush_max_bytes,
         flush_max_records: flush.max_records,
         flush_max_age: reader.span("spec.ingest.flush.maxAge", flush.max_age.as_ref(), ms(1), minutes(10)),
@@ -160,9 +185,11 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
             minutes(60),
         ),
         tls: tls.as_ref().map(|tls| tls.secret_ref.name.clone()),
-        service_type: service.type_.unwrap_or_default(),
-        service_annotations: service.annotations,
+        service_type: type_.unwrap_or_default(),
+        service_annotations: annotations,
         resources: resources.clone(),
+        scheduling: cluster::check_scheduling(reader, "spec.ingest.scheduling", scheduling.as_ref()),
+        max_unavailable: cluster::check_disruption(reader, disruption.as_ref()),
     }
 }
 

@@ -78,6 +78,22 @@ impl Reader {
         good.then(|| text.to_owned())
     }
 
+    /// A name that an object of Kubernetes may have.
+    pub(super) fn object_name(&mut self, path: &str, text: Option<&str>) {
+        let Some(text) = text else { return };
+        let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let good = text.starts_with(ends)
+            && text.ends_with(ends)
+            && text.chars().all(|c| ends(c) || c == '-' || c == '.')
+            && text.len() <= 253;
+        if !good {
+            let remedy =
+                "use lower-case letters, digits, '-' and '.', and begin and end with a letter or digit";
+            let why = "can't be the name of an object";
+            self.refuse(path, Problem::Malformed { text: text.to_owned(), why, remedy });
+        }
+    }
+
     /// An http or https URL without credentials or a query. The text of a refused one is not repeated: it may
     /// hold a password.
     pub(super) fn url(&mut self, path: &str, text: Option<&str>, example: &'static str) -> Option<String> {

@@ -21,11 +21,11 @@ pub struct Storage {
 #[non_exhaustive]
 pub struct S3 {
     pub endpoint: Option<String>,
-    pub region: String,
+    pub region: Option<String>,
     pub bucket: String,
     /// Empty, or ends with `/`.
     pub prefix: String,
-    pub path_style: bool,
+    pub path_style: Option<bool>,
     /// Name of the Secret.
     pub credentials: Option<String>,
     pub service_account: Option<String>,
@@ -47,7 +47,14 @@ pub struct ClickHouse {
 
 pub(super) fn check(reader: &mut Reader, spec: &StorageSpec) -> Storage {
     let StorageSpec { s3, bucket_policy } = spec;
-    if let Some(days) = bucket_policy.as_ref().and_then(|policy| policy.dead_letter_expiry_days) {
+    let BucketPolicySpec {
+        create: _,
+        encryption: _,
+        versioning: _,
+        block_public_access: _,
+        dead_letter_expiry_days,
+    } = bucket_policy.clone().unwrap_or_default();
+    if let Some(days) = dead_letter_expiry_days {
         reader.range("spec.storage.bucketPolicy.deadLetterExpiryDays", u64::from(days), 1, 3650);
     }
     Storage { s3: s3.as_ref().map(|s3| check_s3(reader, s3)), policy: bucket_policy.clone() }
@@ -71,16 +78,23 @@ fn check_s3(reader: &mut Reader, spec: &S3Spec) -> S3 {
         );
     }
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if bucket.len() < 3 || bucket.len() > 63 || !bucket.chars().all(plain) {
+    let ends = |c: char| plain(c) && c.is_ascii_alphanumeric();
+    let good = bucket.chars().all(plain) && bucket.starts_with(ends) && bucket.ends_with(ends);
+    if bucket.len() < 3 || bucket.len() > 63 || !good {
         reader.refuse(
             "spec.storage.s3.bucket",
             Problem::Malformed {
                 text: bucket.clone(),
                 why: "is no bucket name",
-                remedy: "use 3 to 63 lower-case letters, digits, '-' and '.'",
+                remedy: "use 3 to 63 lower-case letters, digits, '-' and '.', and begin and end with a letter or digit",
             },
         );
     }
+    let (secret, account) = (credentials_secret_ref.as_ref(), service_account.as_deref());
+    reader
+        .object_name("spec.storage.s3.credentialsSecretRef.name", secret.map(|secret| secret.name.as_str()));
+    reader.object_name("spec.storage.s3.serviceAccount", account);
+    reader.object_name("spec.storage.s3.caSecretRef.name", ca_secret_ref.as_ref().map(|ca| ca.name.as_str()));
     let prefix = prefix.clone().unwrap_or_default();
     if !good_prefix(&prefix) {
         reader.refuse(
@@ -93,13 +107,13 @@ fn check_s3(reader: &mut Reader, spec: &S3Spec) -> S3 {
         );
     }
     S3 {
-        path_style: path_style.unwrap_or(endpoint.is_some()),
+        path_style: *path_style,
         endpoint: reader.url(
             "spec.storage.s3.endpoint",
             endpoint.as_deref(),
             "https://minio.example.com:9000",
         ),
-        region: region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
+        region: region.clone(),
         bucket: bucket.clone(),
         prefix,
         credentials: credentials_secret_ref.as_ref().map(|secret| secret.name.clone()),
@@ -121,6 +135,10 @@ fn good_prefix(prefix: &str) -> bool {
 
 pub(super) fn check_clickhouse(reader: &mut Reader, spec: &ClickHouseSpec) -> ClickHouse {
     let ClickHouseSpec { url, database, cluster, credentials_secret_ref, ca_secret_ref } = spec;
+    let (secret, ca) = (credentials_secret_ref.as_ref(), ca_secret_ref.as_ref());
+    reader
+        .object_name("spec.clickhouse.credentialsSecretRef.name", secret.map(|secret| secret.name.as_str()));
+    reader.object_name("spec.clickhouse.caSecretRef.name", ca.map(|ca| ca.name.as_str()));
     ClickHouse {
         url: reader.url("spec.clickhouse.url", url.as_deref(), "https://clickhouse.example.com:8443"),
         database: reader.identifier("spec.clickhouse.database", database.as_deref()),

@@ -21,7 +21,7 @@ fn tenant(name: &str, projects: &[&str]) -> Value {
 fn an_empty_spec_is_valid_and_runs_on_one_machine() {
     let valid = validate(&pipeline(json!({}))).unwrap();
     assert!(valid.storage.s3.is_none() && valid.clickhouse.url.is_none());
-    assert_eq!(valid.schema.retention_days, 30);
+    assert_eq!(valid.schema.retention_days, None);
     assert_eq!(valid.ingest.scale, Scale::Fixed(2));
     assert_eq!(valid.deletion_policy, DeletionPolicy::Retain);
 }
