@@ -8,8 +8,11 @@
 //! not. The only addition is a look at the key after a conditional write was refused, because a refusal
 //! (412 or 409) says neither that our write is there nor that it is not.
 
+mod access;
+pub mod configure;
 mod digest;
 mod directory;
+mod empty;
 mod error;
 mod key;
 mod open;
@@ -22,6 +25,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use spillway_model::time::UnixMs;
 
+pub use crate::access::{Access, Identity};
+pub use crate::empty::Emptying;
 pub use crate::error::{BucketError, Operation};
 pub use crate::open::Timeouts;
 

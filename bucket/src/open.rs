@@ -1,13 +1,15 @@
 //! From settings to an open bucket.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use spillway_model::settings::{BucketSettings, Place};
 
+use crate::access::{Access, Identity};
 use crate::directory::DirectoryBucket;
 use crate::error::{BucketError, Operation};
-use crate::s3::{S3Bucket, S3Options};
+use crate::s3::{Keys, S3Bucket, S3Options};
 use crate::{Backend, Bucket};
 
 /// How long a request to S3 may take before its outcome is unknown.
@@ -40,6 +42,31 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::open`].
     pub async fn open_with(settings: &BucketSettings, timeouts: Timeouts) -> Result<Self, BucketError> {
+        let (keys, ca_pem) = match &settings.place {
+            Place::Directory(_) => (Keys::Of(Identity::Ambient), None),
+            Place::S3(s3) => {
+                let keys = s3.credentials_dir.clone().map_or(Keys::Of(Identity::Ambient), Keys::Files);
+                (keys, s3.ca_file.as_deref().map(read_ca).transpose()?)
+            }
+        };
+        Self::build(settings, keys, ca_pem, timeouts).await
+    }
+
+    /// As [`Bucket::open`], with credentials and certificates as values; the folder and the file that
+    /// `settings` name are not looked at.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`].
+    pub async fn open_as(settings: &BucketSettings, access: Access) -> Result<Self, BucketError> {
+        Self::build(settings, Keys::Of(access.identity), access.ca_pem, Timeouts::default()).await
+    }
+
+    async fn build(
+        settings: &BucketSettings,
+        keys: Keys,
+        ca_pem: Option<Vec<u8>>,
+        timeouts: Timeouts,
+    ) -> Result<Self, BucketError> {
         settings.validate().map_err(|error| BucketError::Invalid {
             operation: Operation::Open,
             key: settings.prefix.clone(),
@@ -56,8 +83,8 @@ impl Bucket {
                     region: if s3.region.is_empty() { "us-east-1".to_owned() } else { s3.region.clone() },
                     bucket: s3.bucket.clone(),
                     path_style: s3.path_style,
-                    credentials_dir: s3.credentials_dir.clone(),
-                    ca_file: s3.ca_file.clone(),
+                    keys,
+                    ca_pem,
                     timeouts,
                 };
                 Backend::S3(S3Bucket::open(options, &settings.prefix)?)
@@ -65,4 +92,13 @@ impl Bucket {
         };
         Ok(Self(Arc::new(backend)))
     }
+}
+
+fn read_ca(path: &Path) -> Result<Vec<u8>, BucketError> {
+    std::fs::read(path).map_err(|error| BucketError::Invalid {
+        operation: Operation::Open,
+        key: String::new(),
+        detail: format!("the CA file {} can't be read: {error}", path.display()),
+        remedy: "correct storage.s3.caSecretRef (caFile)",
+    })
 }

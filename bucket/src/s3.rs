@@ -6,6 +6,7 @@
 mod client;
 mod credentials;
 mod failure;
+mod web_identity;
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use crate::error::{BucketError, Operation};
 use crate::open::Timeouts;
 use crate::{Head, Listed, Page, Put, PutMeta, Swap, Tag};
 
-pub(crate) use client::S3Options;
+pub(crate) use client::{Keys, S3Options};
 use failure::Failure;
 
 /// Name of the user metadata that holds the digest of the content.

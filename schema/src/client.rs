@@ -12,7 +12,7 @@ use reqwest::{Certificate, Client, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use spillway_model::settings::ClickHouseSettings;
 
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, Login};
 use crate::error::{ClickHouseError, exception_code};
 
 /// A query's settings, sent as URL parameters.
@@ -40,6 +40,34 @@ impl ClickHouse {
     /// # Errors
     /// [`ClickHouseError::Invalid`] for a URL or CA file that cannot be used.
     pub fn connect(settings: &ClickHouseSettings) -> Result<Self, ClickHouseError> {
+        let ca_pem = match &settings.ca_file {
+            Some(file) => Some(std::fs::read(file).map_err(|e| {
+                ClickHouseError::Invalid(format!("clickhouse.caFile {}: {e}", file.display()))
+            })?),
+            None => None,
+        };
+        Self::build(settings, Credentials::new(settings.credentials_dir.clone()), ca_pem.as_deref())
+    }
+
+    /// As [`ClickHouse::connect`], with login and certificates (PEM) as values; the folder and the file that
+    /// `settings` name are not looked at. Without a login the user is `default`, without a password.
+    ///
+    /// # Errors
+    /// [`ClickHouseError::Invalid`] for a URL, login or certificates that cannot be used.
+    pub fn connect_as(
+        settings: &ClickHouseSettings,
+        login: Option<&Login>,
+        ca_pem: Option<&[u8]>,
+    ) -> Result<Self, ClickHouseError> {
+        let credentials = login.map_or(Ok(Credentials::new(None)), Credentials::of)?;
+        Self::build(settings, credentials, ca_pem)
+    }
+
+    fn build(
+        settings: &ClickHouseSettings,
+        credentials: Credentials,
+        ca_pem: Option<&[u8]>,
+    ) -> Result<Self, ClickHouseError> {
         let url = Url::parse(&settings.url)
             .map_err(|e| ClickHouseError::Invalid(format!("clickhouse.url {:?}: {e}", settings.url)))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -60,25 +88,20 @@ impl ClickHouse {
             .tcp_keepalive(Duration::from_secs(30))
             // An insert that is sent again without anybody knowing is what the commit protocol is about.
             .retry(reqwest::retry::never());
-        if let Some(file) = &settings.ca_file {
-            let pem = std::fs::read(file).map_err(|e| {
-                ClickHouseError::Invalid(format!("clickhouse.caFile {}: {e}", file.display()))
-            })?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| {
-                ClickHouseError::Invalid(format!(
-                    "clickhouse.caFile {} holds no PEM certificates: {e}",
-                    file.display()
-                ))
-            })?;
+        if let Some(pem) = ca_pem {
+            let certificates = Certificate::from_pem_bundle(pem)
+                .ok()
+                .filter(|certificates| !certificates.is_empty())
+                .ok_or_else(|| {
+                    ClickHouseError::Invalid(
+                        "the CA of ClickHouse (clickhouse.caSecretRef, caFile) holds no PEM certificates"
+                            .to_owned(),
+                    )
+                })?;
             http = http.tls_certs_merge(certificates);
         }
         let http = http.build().map_err(|e| ClickHouseError::Invalid(format!("HTTP client: {e}")))?;
-        Ok(Self {
-            http,
-            url,
-            credentials: Credentials::new(settings.credentials_dir.clone()),
-            query_timeout: settings.query_timeout.0,
-        })
+        Ok(Self { http, url, credentials, query_timeout: settings.query_timeout.0 })
     }
 
     /// Runs a statement that returns nothing.

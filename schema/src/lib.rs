@@ -19,6 +19,7 @@ pub mod client;
 mod credentials;
 pub mod data_errors;
 pub mod ddl;
+pub mod drop;
 mod error;
 pub mod existing;
 pub mod ledger;
@@ -30,7 +31,9 @@ pub mod version;
 pub mod views;
 
 pub use client::{ClickHouse, Settings};
+pub use credentials::Login;
 pub use data_errors::{DATA_ERRORS, is_data_error};
+pub use drop::{Dropped, drop_all};
 pub use error::ClickHouseError;
 pub use ledger::DayRange;
 pub use migrations::{Applied, SchemaError, apply};

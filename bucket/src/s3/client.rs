@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -14,6 +15,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::credentials::{self, FileCredentials};
+use super::web_identity::AssumedRole;
+use crate::access::Identity;
 use crate::error::{BucketError, Operation};
 use crate::open::Timeouts;
 
@@ -24,9 +27,18 @@ pub(crate) struct S3Options {
     pub(crate) region: String,
     pub(crate) bucket: String,
     pub(crate) path_style: bool,
-    pub(crate) credentials_dir: Option<PathBuf>,
-    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) keys: Keys,
+    /// Certificates in PEM beside the system's own.
+    pub(crate) ca_pem: Option<Vec<u8>>,
     pub(crate) timeouts: Timeouts,
+}
+
+/// Where the keys to the store come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Keys {
+    /// A folder that may change at any time.
+    Files(PathBuf),
+    Of(Identity),
 }
 
 pub(super) fn connect(options: &S3Options) -> Result<Client, BucketError> {
@@ -53,12 +65,26 @@ pub(super) fn connect(options: &S3Options) -> Result<Client, BucketError> {
         Some(endpoint) => config.endpoint_url(endpoint),
         None => config,
     };
-    let config = match &options.credentials_dir {
+    let config = match &options.keys {
         // Not cached by the SDK: it would hold on to a rotated key for a quarter of an hour.
-        Some(dir) => config
+        Keys::Files(dir) => config
             .identity_cache(IdentityCache::no_cache())
             .credentials_provider(FileCredentials::new(dir.clone())),
-        None => config.credentials_provider(credentials::default_chain(&options.region, http)),
+        Keys::Of(Identity::Ambient) => {
+            config.credentials_provider(credentials::default_chain(&options.region, http))
+        }
+        Keys::Of(Identity::Keys { access_key_id, secret_access_key, session_token }) => config
+            .credentials_provider(Credentials::new(
+                access_key_id,
+                secret_access_key,
+                session_token.clone(),
+                None,
+                "keys",
+            )),
+        // The SDK's cache asks again before what STS gave expires.
+        Keys::Of(Identity::WebIdentity { role_arn, token, sts_endpoint }) => config.credentials_provider(
+            AssumedRole::new(role_arn, token, sts_endpoint.as_deref(), &options.region, http),
+        ),
     };
     Ok(Client::from_conf(config.build()))
 }
@@ -70,17 +96,15 @@ fn tls(options: &S3Options) -> Result<TlsContext, BucketError> {
         detail,
         remedy: "correct storage.s3.caSecretRef (caFile)",
     };
-    let trust = match &options.ca_file {
+    let trust = match &options.ca_pem {
         None => TrustStore::default(),
-        Some(path) => {
-            let pem = std::fs::read(path)
-                .map_err(|error| invalid(format!("the CA file {} can't be read: {error}", path.display())))?;
+        Some(pem) => {
             // The HTTP client panics on a file that is no certificate; say it instead.
-            let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+            let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
             if !certificates.is_ok_and(|found| !found.is_empty()) {
-                return Err(invalid(format!("the CA file {} holds no PEM certificate", path.display())));
+                return Err(invalid("the CA holds no PEM certificate".to_owned()));
             }
-            TrustStore::default().with_pem_certificate(pem)
+            TrustStore::default().with_pem_certificate(pem.as_slice())
         }
     };
     TlsContext::builder()
