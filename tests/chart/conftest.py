@@ -3,7 +3,7 @@ import json
 import pytest
 from cluster import Cluster
 
-NAMESPACES = ("spillway-system", "logging", "else")
+NAMESPACES = ("spillway-system", "logging", "audit", "else")
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,9 @@ def cluster(server):
     for release in json.loads(server.helm("list", "--all-namespaces", "--all", "--output=json")):
         server.helm("uninstall", release["name"], "--namespace", release["namespace"])
     server.kubectl("delete", "crd", "logpipelines.spillway.dev", "--ignore-not-found")
-    server.kubectl("delete", "clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/part-of=spillway")
+    ours = ("-l", "app.kubernetes.io/part-of=spillway")
+    server.kubectl("delete", "clusterrole,clusterrolebinding", *ours)
+    server.kubectl("delete", "deployment,poddisruptionbudget,networkpolicy,serviceaccount", "--all-namespaces", *ours)
     # Namespaces themselves take seconds to go.
     for namespace in NAMESPACES:
         server.kubectl("delete", "secret,configmap,role,rolebinding", "--all", "--namespace", namespace)
