@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -39,9 +40,9 @@ def helm(*arguments, input=None, environment=None):
 class Rendered:
     text: str
 
-    @property
+    @cached_property
     def objects(self):
-        return [o for o in yaml.safe_load_all(self.text) if o]
+        return [o for o in yaml.load_all(self.text, Loader=yaml.CSafeLoader) if o]
 
     def of(self, kind, name=None):
         return [o for o in self.objects if o["kind"] == kind and name in (None, o["metadata"]["name"])]

@@ -121,7 +121,6 @@ ALLOWED = [
     ("watch", "spillway.dev", "logpipelines"),
     ("patch", "spillway.dev", "logpipelines"),
     ("patch", "spillway.dev", "logpipelines/status"),
-    ("update", "spillway.dev", "logpipelines/finalizers"),
     ("create", "apps", "deployments"),
     ("patch", "apps", "deployments"),
     ("delete", "autoscaling", "horizontalpodautoscalers"),
@@ -132,7 +131,10 @@ ALLOWED = [
 ]
 DENIED = [
     ("create", "spillway.dev", "logpipelines"),
+    ("update", "spillway.dev", "logpipelines"),
     ("delete", "spillway.dev", "logpipelines"),
+    ("delete", "apps", "deployments"),
+    ("delete", "coordination.k8s.io", "leases"),
     ("delete", "", "pods"),
     ("create", "", "pods"),
     ("create", "", "pods/exec"),
@@ -217,18 +219,33 @@ def test_the_operator_may_own_objects_where_that_is_enforced(cluster):
     cluster.namespace("logging")
     cluster.install()
     cluster.kubectl("apply", "-f", "-", input=pipeline())
-    owner = cluster.get("logpipeline", "logs", "-n", "logging")["metadata"]["uid"]
-    reference = {
-        "apiVersion": "spillway.dev/v1alpha1",
-        "kind": "LogPipeline",
-        "name": "logs",
-        "uid": owner,
-        "controller": True,
-        "blockOwnerDeletion": True,
+    uid = cluster.get("logpipeline", "logs", "-n", "logging")["metadata"]["uid"]
+    owner = {"apiVersion": "spillway.dev/v1alpha1", "kind": "LogPipeline", "name": "logs", "uid": uid, "controller": True}
+    owned = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "logs-syncer", "namespace": "logging", "ownerReferences": [owner]},
     }
-    named = {"name": "logs-ingest", "namespace": "logging", "ownerReferences": [reference]}
-    owned = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": named})
-    cluster.kubectl("apply", "--server-side", "--as", OPERATOR, "-f", "-", input=owned)
+    for labels in ({}, {"a": "b"}):
+        owned["metadata"]["labels"] = labels
+        cluster.kubectl("apply", "--server-side", "--as", OPERATOR, "-f", "-", input=json.dumps(owned))
+    # Blocking the owner's deletion would ask for a right on its finalizers; nothing here needs to block it.
+    owner["blockOwnerDeletion"] = True
+    refused = cluster.refuses("apply", "--server-side", "--as", OPERATOR, "-f", "-", input=json.dumps(owned))
+    assert "cannot set blockOwnerDeletion" in refused
+
+
+def test_an_administrator_of_a_namespace_needs_one_more_right_to_install_for_it(cluster):
+    cluster.namespace("logging")
+    cluster.kubectl("apply", "--server-side", "-f", ROOT / "crds/logpipelines.yaml")
+    cluster.kubectl("create", "rolebinding", "alice", "--clusterrole=admin", "--user=alice", "-n", "logging")
+    values = "--set=watchNamespaces={logging},crds.install=false,rbac.aggregate=false"
+    place = ("upgrade", "--install", "spillway", CHART, "--namespace=logging", values, "--kube-as-user=alice")
+    assert "attempting to grant RBAC permissions not currently held" in cluster.try_helm(*place).stderr
+    hands_on = ("--verb=escalate,bind", "--resource=roles.rbac.authorization.k8s.io", "-n", "logging")
+    cluster.kubectl("create", "role", "hands-on", *hands_on)
+    cluster.kubectl("create", "rolebinding", "hands-on", "--role=hands-on", "--user=alice", "-n", "logging")
+    cluster.helm(*place)
 
 
 def test_viewers_and_editors_of_a_namespace_get_its_pipelines(cluster):

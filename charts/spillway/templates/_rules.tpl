@@ -11,14 +11,11 @@ rules add up to.
 - apiGroups: [spillway.dev]
   resources: [logpipelines/status]
   verbs: [patch]
-# To own objects on behalf of a pipeline where the API server asks for that (OwnerReferencesPermissionEnforcement).
-- apiGroups: [spillway.dev]
-  resources: [logpipelines/finalizers]
-  verbs: [update]
-# The pods of ingest and syncer. Applying is patch, and create when the object isn't there yet.
+# The pods of ingest and syncer. Applying is patch, and create when the object isn't there yet; deleting is the garbage
+# collector's part, after the pipeline.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 # A settings file stays as long as a ReplicaSet names it, so that a rollback finds it.
 - apiGroups: [apps]
   resources: [replicasets]
@@ -50,10 +47,10 @@ rules add up to.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, watch, create, patch, delete]
-# To create the syncer's Lease; get and update also because the syncer's Role hands them on.
+# To create the syncer's Lease and see who holds it; update because the syncer's Role hands it on.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [get, list, create, update, patch]
 # Scaling by CPU.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
