@@ -10,8 +10,9 @@ pub mod verdict;
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     io::{IsTerminal, stderr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -54,6 +55,9 @@ pub struct Args {
     /// Where to send to
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     url: String,
+    /// Certificates of authorities to trust beside those of this machine, in PEM, for an https:// URL
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Take projects, API keys and the table's name from this manifest file
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -190,8 +194,9 @@ async fn interrupted(stop: &CancellationToken) -> Failure {
 async fn work(args: &Args, stop: CancellationToken) -> Result<Exit, Failure> {
     let format = Format::choose(args.json);
     let plan = Plan::make(args)?;
+    let client = client(args.ca_file.as_deref())?;
     let started = Instant::now();
-    let outcomes = send(args, &plan, stop).await;
+    let outcomes = send(args, &plan, client, stop).await;
     let seconds = started.elapsed().as_secs_f64();
     let verdict = if args.no_verdict { None } else { Some(await_verdict(args, &plan, &outcomes).await?) };
     let report = Report::new(&plan.run, seconds, &outcomes, verdict);
@@ -264,12 +269,31 @@ impl Plan {
     }
 }
 
+fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
+    let mut builder = reqwest::Client::builder().timeout(Duration::from_secs(60));
+    if let Some(file) = ca_file {
+        let usage =
+            |error: &dyn Display| Failure::new(Exit::Usage, format!("--ca-file {}: {error}", file.display()));
+        let pem = std::fs::read(file).map_err(|error| usage(&error))?;
+        let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| usage(&error))?;
+        if authorities.is_empty() {
+            return Err(usage(&"it holds no certificate in PEM"));
+        }
+        builder = builder.tls_certs_merge(authorities);
+    }
+    builder.build().map_err(|error| Failure::new(Exit::Start, error))
+}
+
 /// Runs all producers to their end.
-async fn send(args: &Args, plan: &Plan, stop: CancellationToken) -> Vec<Outcome> {
+async fn send(
+    args: &Args,
+    plan: &Plan,
+    client: reqwest::Client,
+    stop: CancellationToken,
+) -> Vec<Outcome> {
     let progress = Arc::new(Progress::default());
     let all = plan.projects.len() as u64 * u64::from(args.producers.max(1));
     let until = args.duration.map(|span| Instant::now() + span.get());
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap_or_default();
     let mut tasks = Vec::new();
     for project in &plan.projects {
         let load = Arc::new(Load {

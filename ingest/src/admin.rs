@@ -1,11 +1,12 @@
 //! Probes, metrics and `/drain`.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use http::{StatusCode, header};
@@ -85,9 +86,41 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 /// Called before the process is told to stop: takes it out of the load balancers and answers when they had
 /// time to notice. Requests are taken all the while.
-async fn drain(State(app): State<Arc<App>>) -> Response {
+async fn drain(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> Response {
+    if !may_drain(peer.ip()) {
+        tracing::warn!(%peer, "a call of /drain from elsewhere was refused");
+        let why = "/drain answers this machine alone: call it on 127.0.0.1, as `spillway-ingest drain` does\n";
+        return (StatusCode::FORBIDDEN, why).into_response();
+    }
     let since = app.health.unready();
     let until = since + app.settings.drain.readiness_delay.get();
     tokio::time::sleep_until(until.into()).await;
     (StatusCode::OK, "drained of new connections; stop the process now\n").into_response()
+}
+
+/// Only who is in the pod: in a cluster everybody else could take all pods out of service. Not all of
+/// 127.0.0.0/8, from where the proxies of service meshes hand on what others sent.
+fn may_drain(peer: IpAddr) -> bool {
+    match peer.to_canonical() {
+        IpAddr::V4(ip) => ip == Ipv4Addr::LOCALHOST,
+        IpAddr::V6(ip) => ip == Ipv6Addr::LOCALHOST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_pod_itself_may_drain_it() {
+        for good in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(may_drain(good.parse().unwrap()), "{good}");
+        }
+        for bad in ["127.0.0.6", "10.0.0.7", "0.0.0.0", "::", "fe80::1", "::ffff:10.0.0.7"] {
+            assert!(!may_drain(bad.parse().unwrap()), "{bad}");
+        }
+    }
 }

@@ -17,8 +17,8 @@ pub(crate) type Response = axum::response::Response;
 
 /// How long a client waits after being refused for want of room: buffers empty within a flush or two.
 const ROOM_AGAIN: Duration = Duration::from_secs(1);
-/// The same when the bucket can't be reached.
-const BUCKET_AGAIN: Duration = Duration::from_secs(5);
+/// The same when the bucket can't be reached, or the tenants' files have yet to be brought.
+const OTHERS_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why a request is answered with an error.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -32,6 +32,13 @@ pub(crate) enum Refusal {
          the request was stored"
     )]
     Foreign { index: usize, project: String },
+    #[error(
+        "this port takes TLS alone; send to https://. The request came in clear text, and the API key with it: \
+         replace the key if others may have read along"
+    )]
+    ClearText,
+    #[error("unknown API key, but the server has not read all of its tenants yet; send the request again")]
+    NoTenantsYet,
     #[error("the body has {bytes} bytes, the most is {limit}; send it in smaller requests")]
     BodyTooLarge { bytes: u64, limit: u64 },
     #[error("{0}")]
@@ -73,11 +80,12 @@ impl Refusal {
             Self::Body(BodyError::Corrupt { .. })
             | Self::Parse(_)
             | Self::BodyBrokeOff { .. }
-            | Self::BadAck { .. } => StatusCode::BAD_REQUEST,
+            | Self::BadAck { .. }
+            | Self::ClearText => StatusCode::BAD_REQUEST,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::OverRate { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Overload(overload) if overload.is_tenants_own() => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overload(_) | Self::Draining | Self::NotYetDurable { .. } => {
+            Self::Overload(_) | Self::Draining | Self::NoTenantsYet | Self::NotYetDurable { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -89,6 +97,8 @@ impl Refusal {
             Self::NoKey => "no_key",
             Self::UnknownKey => "unknown_key",
             Self::Foreign { .. } => "foreign_project",
+            Self::ClearText => "clear_text",
+            Self::NoTenantsYet => "no_tenants_yet",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Body(BodyError::ExpandsTooFar { .. }) => "body_expands_too_far",
             Self::Body(BodyError::UnknownEncoding { .. }) => "unknown_encoding",
@@ -110,7 +120,7 @@ impl Refusal {
             Self::OverRate { wait } => Some(*wait),
             Self::Overload(Overload::NeverFits { .. }) => None,
             Self::Overload(_) | Self::Draining => Some(ROOM_AGAIN),
-            Self::NotYetDurable { .. } => Some(BUCKET_AGAIN),
+            Self::NotYetDurable { .. } | Self::NoTenantsYet => Some(OTHERS_AGAIN),
             _ => None,
         }
     }

@@ -101,7 +101,8 @@ fn head(app: &App, headers: &HeaderMap) -> Result<Head, Refusal> {
         return Err(Refusal::Draining);
     }
     let token = token(headers).ok_or(Refusal::NoKey)?;
-    let tenant = app.tenants.current().authenticate(token).ok_or(Refusal::UnknownKey)?;
+    let unknown = || if app.tenants.is_incomplete() { Refusal::NoTenantsYet } else { Refusal::UnknownKey };
+    let tenant = app.tenants.current().authenticate(token).ok_or_else(unknown)?;
     let ack = ack(headers, app.settings.ack)?;
     let encoding = Encoding::parse(text(headers, header::CONTENT_ENCODING.as_str()))?;
     let declared = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|t| t.parse::<u64>().ok());
@@ -291,7 +292,7 @@ impl ParseJob {
 }
 
 /// Reads on for a while and throws away what comes.
-async fn linger(mut body: Body) {
+pub(crate) async fn linger(mut body: Body) {
     let mut bytes = 0;
     let _ = tokio::time::timeout(LINGER, async {
         while let Some(Ok(frame)) = body.frame().await {

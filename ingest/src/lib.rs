@@ -12,6 +12,7 @@ pub mod body;
 mod books;
 mod buffers;
 pub mod drain_json;
+mod drain;
 mod failing;
 pub mod flush;
 mod http;
@@ -29,7 +30,9 @@ pub mod settings;
 mod stage;
 pub mod store;
 pub mod tenants;
+mod tls;
 
 pub use buffers::LeftOver;
 pub use serve::{DrainReport, IngestError, Listeners, Shutdown, serve, serve_into};
 pub use tenants::{TenantsSource, key_digest};
+pub use tls::CertificateError;

@@ -36,6 +36,10 @@ pub(crate) struct Metrics {
     pub(crate) tenants_reload_failures: Counter,
     pub(crate) tenants: Gauge,
     pub(crate) draining: Gauge,
+    /// One without labels, and none in clear text: a 0 would look like 1970.
+    tls_not_after: Family<Labels, Gauge>,
+    pub(crate) tls_reload_failures: Counter,
+    tls_handshake_failures: Family<Labels, Counter>,
 }
 
 impl Metrics {
@@ -56,6 +60,9 @@ impl Metrics {
             tenants_reload_failures: Counter::default(),
             tenants: Gauge::default(),
             draining: Gauge::default(),
+            tls_not_after: Family::default(),
+            tls_reload_failures: Counter::default(),
+            tls_handshake_failures: Family::default(),
         };
         let mut root = Registry::default();
         let r = root.sub_registry_with_prefix("spillway_ingest");
@@ -94,6 +101,22 @@ impl Metrics {
         );
         r.register("tenants", "Tenants known", all.tenants.clone());
         r.register("draining", "1 once the process was told to stop", all.draining.clone());
+        r.register_with_unit(
+            "tls_not_after",
+            "When the certificate that is shown ends, since 1970",
+            Unit::Seconds,
+            all.tls_not_after.clone(),
+        );
+        r.register(
+            "tls_reload_failures",
+            "Times the certificate's files could not be used",
+            all.tls_reload_failures.clone(),
+        );
+        r.register(
+            "tls_handshake_failures",
+            "Connections that did not become TLS, by reason",
+            all.tls_handshake_failures.clone(),
+        );
         root.register_collector(Box::new(Live { buffers, queue }));
         all.registry = root;
         all
@@ -116,6 +139,19 @@ impl Metrics {
         let kind = if packed { "packed" } else { "stream" };
         self.objects.get_or_create(&vec![("kind", kind.to_owned())]).inc();
         self.object_bytes.inc_by(bytes);
+    }
+
+    pub(crate) fn certificate(&self, not_after: Option<i64>) {
+        match not_after {
+            Some(seconds) => {
+                self.tls_not_after.get_or_create(&vec![]).set(seconds);
+            }
+            None => self.tls_not_after.clear(),
+        }
+    }
+
+    pub(crate) fn handshake_failed(&self, reason: &'static str) {
+        self.tls_handshake_failures.get_or_create(&vec![("reason", reason.to_owned())]).inc();
     }
 
     /// The text of `/metrics`.

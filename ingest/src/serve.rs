@@ -18,11 +18,12 @@ use crate::http::{self, App};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::server;
+use crate::server::{self, Secure};
 use crate::settings::LoadError;
 use crate::stage::Stager;
 use crate::store::Store;
 use crate::tenants::{Registry, TenantsSource};
+use crate::tls::{CertificateError, Handshakes, Tls};
 
 /// Why ingest could not start.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,8 @@ pub enum IngestError {
     Settings(#[from] SettingsError),
     #[error("tenants can't be used: {0}")]
     Tenants(#[from] LoadError),
+    #[error("the certificate can't be used: {0}")]
+    Certificate(#[from] CertificateError),
     #[error(
         "{address} can't be listened on: {source}; stop what uses the port or set `{setting}` to another"
     )]
@@ -43,6 +46,7 @@ impl IngestError {
         match self {
             Self::Settings(error) => error.reason(),
             Self::Tenants(error) => error.reason(),
+            Self::Certificate(error) => error.reason(),
             Self::Port { .. } => "port_taken",
         }
     }
@@ -132,6 +136,7 @@ pub async fn serve_into(
     settings.validate()?;
     let drain = settings.drain.clone();
     let tenants = Arc::new(Registry::load(tenants, settings.default_retention_days)?);
+    let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let queue = Queue::new(&settings.queue);
     let buffers = Arc::new(Buffers::new(settings.flush.clone(), settings.objects, &settings.queue));
     let metrics = Arc::new(Metrics::new(Arc::clone(&buffers), Arc::clone(&queue)));
@@ -158,12 +163,18 @@ pub async fn serve_into(
     if let Some(listener) = listeners.admin {
         let (router, stop) = (admin::router(Arc::clone(&app)), background.clone());
         spawn_until(&background, async move {
-            server::serve(listener, router, stop, Duration::from_secs(1)).await;
+            server::serve(listener, None, router, stop, Duration::from_secs(1)).await;
         });
     }
+    let secure = tls.map(|tls| {
+        let handshakes = Handshakes::new(tls.config());
+        spawn_until(&background, watch_certificate(tls, Arc::clone(&metrics)));
+        Secure { handshakes, metrics: Arc::clone(&metrics) }
+    });
     let no_more = CancellationToken::new();
     let requests = server::serve(
         listeners.http,
+        secure,
         http::router(Arc::clone(&app)),
         no_more.clone(),
         drain.request_timeout.get(),
@@ -221,6 +232,15 @@ async fn watch_tenants(tenants: Arc<Registry>, metrics: Arc<Metrics>) {
         }
     };
     tokio::join!(watch, count);
+}
+
+async fn watch_certificate(tls: Arc<Tls>, metrics: Arc<Metrics>) {
+    let failures = Arc::clone(&metrics);
+    let changed = move |tls: &Tls| metrics.certificate(tls.not_after());
+    let failed = move || {
+        failures.tls_reload_failures.inc();
+    };
+    tls.watch(changed, failed).await;
 }
 
 fn spawn_until(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {

@@ -12,6 +12,10 @@ pub enum LoadError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{} is not valid: {message}", path.display())]
     Parse { path: PathBuf, message: String },
+    #[error("{} holds no tenants file any more; write one without tenants to have none", path.display())]
+    NoFiles { path: PathBuf },
+    #[error("{} kept changing while it was read", path.display())]
+    Unsteady { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Invalid { path: PathBuf, source: SettingsError },
 }
@@ -22,6 +26,8 @@ impl LoadError {
         match self {
             Self::Read { .. } => "unreadable_file",
             Self::Parse { .. } => "malformed_file",
+            Self::NoFiles { .. } => "no_files",
+            Self::Unsteady { .. } => "unsteady_folder",
             Self::Invalid { source, .. } => source.reason(),
         }
     }

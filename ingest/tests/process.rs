@@ -196,6 +196,8 @@ fn what_keeps_it_from_starting_has_its_exit_code_and_is_said() {
     let place = Place::new("");
     std::fs::remove_file(place.dir.path().join("settings.yaml")).unwrap();
     exits_with(&place, 2, "settings.yaml");
+    let place = Place::new("tls: {certFile: /nowhere/tls.crt, keyFile: /nowhere/tls.key}\n");
+    exits_with(&place, 2, "/nowhere/tls.crt can't be read");
     let place = Place::new("");
     let _taken = std::net::TcpListener::bind(("127.0.0.1", place.http)).unwrap();
     exits_with(&place, 3, &place.http.to_string());
@@ -221,4 +223,79 @@ fn records_lost_at_the_deadline_make_it_fail_and_a_second_signal_ends_it() {
     std::thread::sleep(Duration::from_millis(300));
     process.signal("INT");
     assert_eq!(process.exit_code(), Some(5));
+}
+
+fn drain(admin: u16) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spillway-ingest"));
+    let output = command.args(["drain", "--admin", &format!("127.0.0.1:{admin}")]).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The status of a GET from an address of this machine.
+fn get(from: &str, port: u16, path: &str) -> u16 {
+    use std::io::Read as _;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        socket.connect(([127, 0, 0, 1], port).into()).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    let mut stream = stream;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_drain_command_waits_for_the_process_and_ends_well_without_one() {
+    let place = Place::new("drain: {readinessDelay: 1200ms}\n");
+    let (code, log) = drain(place.admin);
+    assert_eq!(code, Some(0), "nobody is there: {log}");
+    let process = place.start();
+    let started = Instant::now();
+    let (code, log) = drain(place.admin);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(started.elapsed() >= Duration::from_millis(1200), "{:?}", started.elapsed());
+    assert_eq!(get("127.0.0.1", place.admin, "/readyz"), 503);
+    assert_eq!(place.send("late", "durable"), Some(200), "requests are taken until SIGTERM");
+    process.signal("TERM");
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[test]
+fn nobody_else_may_drain() {
+    let place = Place::new("drain: {readinessDelay: 10s}\n");
+    let process = place.start();
+    // As a service mesh's proxy hands on what somebody else has sent.
+    assert_eq!(get("127.0.0.6", place.admin, "/drain"), 403);
+    assert_eq!(get("127.0.0.6", place.admin, "/readyz"), 200, "nothing happened, and probes come from elsewhere");
+    drop(process);
+}
+
+#[test]
+fn without_a_bucket_or_tenants_at_the_start_it_waits_for_them() {
+    let place = Place::new("ackTimeout: 300ms\ndrain: {readinessDelay: 0ms, flushTimeout: 300ms}\n");
+    let path = place.dir.path().join("settings.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line = text.lines().find(|line| line.starts_with("bucket:")).unwrap();
+    let bucket = format!("bucket: {{s3: {{bucket: b, region: r, endpoint: \"http://127.0.0.1:{}\"}}}}", free_port());
+    std::fs::write(&path, text.replace(line, &bucket)).unwrap();
+    let tenants = place.dir.path().join("tenants.yaml");
+    let later = std::fs::read(&tenants).unwrap();
+    std::fs::remove_file(&tenants).unwrap();
+    std::fs::create_dir(&tenants).unwrap();
+    let process = place.start();
+    assert_eq!(get("127.0.0.1", place.admin, "/readyz"), 200);
+    assert_eq!(place.send("m", "durable"), Some(503), "no tenants yet");
+    std::fs::write(tenants.join("tenants-0.json"), later).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while place.send("m", "memory") != Some(200) {
+        assert!(Instant::now() < deadline, "the tenants are never known");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(place.send("m", "durable"), Some(503), "not yet durable");
+    process.signal("TERM");
+    assert_eq!(process.exit_code(), Some(4));
 }

@@ -50,6 +50,20 @@ pub fn write(pipeline: &ValidatedPipeline, secrets: &Secrets, data: &Path) -> Re
     Ok(files)
 }
 
+/// Writes the certificate that logs are received under, and its key. Only for who receives: other commands need no key.
+///
+/// # Errors
+/// As [`write`].
+pub fn certificate(
+    pipeline: &ValidatedPipeline,
+    secrets: &Secrets,
+    data: &Path,
+) -> Result<Option<PathBuf>, FilesError> {
+    let Some(secret) = &pipeline.ingest.tls else { return Ok(None) };
+    let (field, folder) = ("spec.ingest.tls.secretRef", data.join("secrets").join("tls"));
+    credentials(secrets, secret, field, &["tls.crt", "tls.key"], &folder).map(Some)
+}
+
 /// `entries` that end with `?` may be missing.
 fn credentials(
     secrets: &Secrets,
@@ -140,6 +154,21 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "key");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(files.clickhouse_ca.unwrap()).unwrap(), "PEM");
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_lie_side_by_side() {
+        let data = tempfile::tempdir().unwrap();
+        let spec = json!({"ingest": {"tls": {"secretRef": {"name": "t"}}}});
+        let asked = validate(&LogPipeline::new("logs", serde_json::from_value(spec).unwrap())).unwrap();
+        let secrets = [secret("t", json!({"tls.crt": "CERT", "tls.key": "KEY"}))].into_iter().collect();
+        let folder = certificate(&asked, &secrets, data.path()).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(folder.join("tls.crt")).unwrap(), "CERT");
+        assert_eq!(fs::read_to_string(folder.join("tls.key")).unwrap(), "KEY");
+        assert_eq!(certificate(&pipeline(), &secrets, data.path()).unwrap(), None);
+        let none = [secret("t", json!({"tls.crt": "CERT"}))].into_iter().collect();
+        let message = certificate(&asked, &none, data.path()).unwrap_err().to_string();
+        assert!(message.contains("spec.ingest.tls.secretRef") && message.contains("tls.key"), "{message}");
     }
 
     #[test]

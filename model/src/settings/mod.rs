@@ -16,17 +16,20 @@ pub use ingest::{
     TimestampWindow, TlsSettings,
 };
 pub use syncer::{BatchSettings, SyncerSettings};
-pub use tenants::{KeyDigest, LimitSettings, TenantSettings, TenantsFile};
+pub use tenants::{KeyDigest, LimitSettings, TenantSettings, TenantsCheck, TenantsFile};
 pub use units::{ByteSize, Span, UnitError};
 
 /// The version that this code writes and reads.
 pub const SETTINGS_VERSION: u32 = 1;
 
+/// Read as well: what a version adds are fields, and what it changes its predecessor's readers must bear.
+const NEXT_VERSION: u32 = SETTINGS_VERSION + 1;
+
 /// Why a settings file can't be used although it is well formed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     #[error(
-        "settings have version {found}, this program reads version {SETTINGS_VERSION}; run the program's newer version or rewrite the file"
+        "settings have version {found}, this program reads versions 1 to {NEXT_VERSION}; run the program's newer version or rewrite the file"
     )]
     Version { found: u32 },
     #[error("setting {field} {message}")]
@@ -48,7 +51,7 @@ impl SettingsError {
 }
 
 pub(crate) fn check_version(found: u32) -> Result<(), SettingsError> {
-    if found == SETTINGS_VERSION { Ok(()) } else { Err(SettingsError::Version { found }) }
+    if (1..=NEXT_VERSION).contains(&found) { Ok(()) } else { Err(SettingsError::Version { found }) }
 }
 
 pub(crate) fn version() -> u32 {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -90,40 +90,62 @@ impl TenantsFile {
     /// # Errors
     /// When two tenants share a name, a project or a key, or a retention is 0.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        check_version(self.version)?;
-        let mut names = BTreeMap::new();
-        let mut projects = BTreeMap::new();
-        let mut keys = BTreeMap::new();
-        for tenant in &self.tenants {
-            let name = tenant.name.as_str();
-            if names.insert(name, ()).is_some() {
-                return Err(SettingsError::value("tenants.name", format!("{name:?} is there twice")));
-            }
-            for project in &tenant.projects {
-                if let Some(other) = projects.insert(project.as_str(), name) {
-                    return Err(SettingsError::value(
-                        "tenants.projects",
-                        format!("give {project:?} to {other:?} and to {name:?}; a project has one tenant"),
-                    ));
-                }
-            }
-            for key in &tenant.keys {
-                if let Some(other) = keys.insert(key.0, name)
-                    && other != name
-                {
-                    return Err(SettingsError::value(
-                        "tenants.keys",
-                        format!("give one key to {other:?} and to {name:?}"),
-                    ));
-                }
-            }
-            if tenant.retention_days == Some(0) {
-                return Err(SettingsError::value("tenants.retentionDays", "must be more than 0"));
-            }
-            if tenant.limits.burst == Some(0) {
-                return Err(SettingsError::value("tenants.limits.burst", "must be more than 0"));
+        self.check_version()?;
+        let mut check = TenantsCheck::default();
+        self.tenants.iter().try_for_each(|tenant| check.add(tenant))
+    }
+
+    /// # Errors
+    /// When it may mean something else than what this code reads.
+    pub fn check_version(&self) -> Result<(), SettingsError> {
+        check_version(self.version)
+    }
+}
+
+/// A set of tenants of which none contradicts another. Of two that do, the one that came first stays.
+#[derive(Debug, Default)]
+pub struct TenantsCheck {
+    names: BTreeSet<TenantName>,
+    projects: BTreeMap<ProjectId, TenantName>,
+    keys: BTreeMap<[u8; 32], TenantName>,
+}
+
+impl TenantsCheck {
+    /// Takes a tenant into the set.
+    ///
+    /// # Errors
+    /// When it shares a name, a project or a key with one that is in it, or has a limit that can't be; then
+    /// the set stays as it was.
+    pub fn add(&mut self, tenant: &TenantSettings) -> Result<(), SettingsError> {
+        let name = &tenant.name;
+        if self.names.contains(name) {
+            return Err(SettingsError::value("tenants.name", format!("{:?} is there twice", name.as_str())));
+        }
+        let mut own = BTreeSet::new();
+        for project in &tenant.projects {
+            let other = self.projects.get(project).or_else(|| (!own.insert(project)).then_some(name));
+            if let Some(other) = other {
+                let (project, other, name) = (project.as_str(), other.as_str(), name.as_str());
+                return Err(SettingsError::value(
+                    "tenants.projects",
+                    format!("give {project:?} to {other:?} and to {name:?}; a project has one tenant"),
+                ));
             }
         }
+        if let Some(other) = tenant.keys.iter().find_map(|key| self.keys.get(&key.0)) {
+            let (other, name) = (other.as_str(), name.as_str());
+            let message = format!("give one key to {other:?} and to {name:?}");
+            return Err(SettingsError::value("tenants.keys", message));
+        }
+        if tenant.retention_days == Some(0) {
+            return Err(SettingsError::value("tenants.retentionDays", "must be more than 0"));
+        }
+        if tenant.limits.burst == Some(0) {
+            return Err(SettingsError::value("tenants.limits.burst", "must be more than 0"));
+        }
+        self.names.insert(name.clone());
+        self.projects.extend(tenant.projects.iter().map(|project| (project.clone(), name.clone())));
+        self.keys.extend(tenant.keys.iter().map(|key| (key.0, name.clone())));
         Ok(())
     }
 }
@@ -170,9 +192,24 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_version_says_so() {
-        let file = TenantsFile { version: 2, tenants: vec![] };
-        assert_eq!(file.validate(), Err(SettingsError::Version { found: 2 }));
+    fn a_file_may_be_one_version_ahead_and_no_more() {
+        for (version, good) in [(0, false), (1, true), (2, true), (3, false)] {
+            let found = TenantsFile { version, tenants: vec![] }.validate();
+            assert_eq!(found, if good { Ok(()) } else { Err(SettingsError::Version { found: version }) });
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_is_not_taken_leaves_no_trace() {
+        let mut check = TenantsCheck::default();
+        check.add(&tenant("a", "p", 1)).unwrap();
+        let mut both = tenant("b", "q", 2);
+        both.projects.push(ProjectId::parse("p").unwrap());
+        assert!(check.add(&both).is_err());
+        check.add(&tenant("b", "q", 2)).unwrap();
+        both = tenant("c", "r", 3);
+        both.projects.push(ProjectId::parse("r").unwrap());
+        assert!(check.add(&both).is_err(), "the same project twice");
     }
 
     #[test]
