@@ -31,7 +31,7 @@ class Cluster:
     def _start(self):
         etcd, peers, api = free_port(), free_port(), free_port()
         keys = self.folder / "accounts.key"
-        self._run("openssl", "genrsa", "-out", keys, "2048")
+        subprocess.run(["openssl", "genrsa", "-out", keys, "2048"], check=True, capture_output=True)
         (self.folder / "tokens.csv").write_text(f'{self.token},admin,admin,"system:masters"\n')
         self._background(
             "etcd",
@@ -96,13 +96,13 @@ class Cluster:
             )
         )
 
-    def _run(self, *command):
-        subprocess.run([str(c) for c in command], check=True, capture_output=True)
-
     def _kubectl(self, *arguments, input=None):
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "HOME": str(self.folder)}
         command = [tool("kubernetes"), "kubectl", *map(str, arguments)]
         return subprocess.run(command, input=input, text=True, capture_output=True, env=environment)
+
+    def log(self, process):
+        return (self.folder / f"{process.args[1]}.log").read_text()[-3000:]
 
     def stop(self):
         for process in reversed(self.processes):
@@ -175,9 +175,9 @@ def wait(what, happened, cluster, seconds=120):
     deadline = time.monotonic() + seconds
     while not happened():
         for process in cluster.processes:
-            assert process.poll() is None, f"waiting for {what}: {process.args[1]} has ended, see {cluster.folder}"
+            assert process.poll() is None, f"waiting for {what}: ended at once\n{cluster.log(process)}"
         assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def free_port():

@@ -1,28 +1,13 @@
-import json
+import tempfile
 
 import pytest
 from cluster import Cluster
 
-NAMESPACES = ("spillway-system", "logging", "audit", "else")
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield cluster
-    cluster.stop()
-
 
 @pytest.fixture
-def cluster(server):
-    """An API server that nothing of the chart is on."""
-    yield server
-    for release in json.loads(server.helm("list", "--all-namespaces", "--all", "--output=json")):
-        server.helm("uninstall", release["name"], "--namespace", release["namespace"])
-    server.kubectl("delete", "crd", "logpipelines.spillway.dev", "--ignore-not-found")
-    ours = ("-l", "app.kubernetes.io/part-of=spillway")
-    server.kubectl("delete", "clusterrole,clusterrolebinding", *ours)
-    server.kubectl("delete", "deployment,poddisruptionbudget,networkpolicy,serviceaccount", "--all-namespaces", *ours)
-    # Namespaces themselves take seconds to go.
-    for namespace in NAMESPACES:
-        server.kubectl("delete", "secret,configmap,role,rolebinding", "--all", "--namespace", namespace)
+def cluster():
+    """An API server of the test's own: what the chart installs is cluster-wide."""
+    with tempfile.TemporaryDirectory(prefix="spillway-chart-") as folder:
+        cluster = Cluster(folder)
+        yield cluster
+        cluster.stop()

@@ -67,7 +67,7 @@ class Rendered:
 
 def template(values=None, *arguments, release="spillway", namespace=NAMESPACE):
     """What `helm template` says, as a finished process. `values` is what a user's file would hold."""
-    place = ["template", release, CHART, "--namespace", namespace, "--kube-version", "1.34.0"]
+    place = ["template", release, CHART, "--namespace", namespace]
     return helm(*place, *arguments, "--values", "-", input=yaml.safe_dump(values or {}))
 
 

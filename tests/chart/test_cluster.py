@@ -231,6 +231,7 @@ def test_the_operator_may_own_objects_where_that_is_enforced(cluster):
         cluster.kubectl("apply", "--server-side", "--as", OPERATOR, "-f", "-", input=json.dumps(owned))
     # Blocking the owner's deletion would ask for a right on its finalizers; nothing here needs to block it.
     owner["blockOwnerDeletion"] = True
+    owned["metadata"]["name"] = "another"
     refused = cluster.refuses("apply", "--server-side", "--as", OPERATOR, "-f", "-", input=json.dumps(owned))
     assert "cannot set blockOwnerDeletion" in refused
 

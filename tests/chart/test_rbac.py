@@ -58,6 +58,13 @@ def test_what_the_operator_grants_to_the_syncer_it_holds_itself(scope):
         assert {"get", "update"} <= set(lease["verbs"]) and "resourceNames" not in lease
 
 
+def test_operators_in_one_namespace_lead_by_leases_of_their_own():
+    made = render({"watchNamespaces": ["audit"]}, release="audit")
+    (lease,) = [a for a in made.container["args"] if a.startswith("--lease-name=")]
+    (held,) = [r for r in made.one("Role", "audit-operator-leader")["rules"] if "update" in r["verbs"]]
+    assert [lease] == [f"--lease-name={name}" for name in held["resourceNames"]] == ["--lease-name=audit-operator"]
+
+
 def test_in_namespaced_scope_nothing_is_granted_elsewhere():
     made = render({**SCOPES["namespaced"], "rbac": {"aggregate": False}})
     assert not {"ClusterRole", "ClusterRoleBinding"} & made.kinds

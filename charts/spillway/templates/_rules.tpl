@@ -6,7 +6,7 @@ rules add up to.
 # To know the pipelines, and to put the finalizer on those with `deletionPolicy: Delete`.
 - apiGroups: [spillway.dev]
   resources: [logpipelines]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 # To say how they are. Status is a subresource: the spec stays its owner's.
 - apiGroups: [spillway.dev]
   resources: [logpipelines/status]
