@@ -4,9 +4,27 @@
 //! it writes nothing. A setting that the store lacks or that the credentials may not touch becomes a
 //! [`Note`] and stops nothing, because the pipeline works without it.
 
-use std::fmt;
+pub mod plan;
+pub mod reach;
+pub mod rules;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wire;
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use aws_sdk_s3::types::LifecycleRule;
+
+use crate::s3::S3Bucket;
 use crate::{Backend, Bucket, BucketError};
+pub use plan::{Change, Observed, Plan, plan};
+use plan::{Refusal, RefusalKind, Rules, Seen};
+
+/// Looked at again after writing, so often: another pipeline may have written its rules at the same moment.
+const ROUNDS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is wanted. `None` and `false` leave a setting as it is; nothing is ever made less strict, so that
 /// pipelines that share a bucket don't undo each other's settings.
@@ -34,7 +52,7 @@ pub enum Encryption {
 }
 
 /// A part of the bucket's configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Setting {
     /// That it exists.
     Bucket,
@@ -165,12 +183,134 @@ impl ConfigureError {
 /// # Errors
 /// When there is no bucket to configure, see [`ConfigureError`]. What concerns one setting is a [`Note`].
 pub async fn configure(bucket: &Bucket, policy: &Policy) -> Result<Report, ConfigureError> {
-    let _ = policy;
-    match &*bucket.0 {
-        Backend::Directory(_) => Ok(Report::default()),
-        Backend::S3(s3) => {
-            s3.server_time().await?;
-            Ok(Report::default())
+    let Backend::S3(s3) = &*bucket.0 else { return Ok(Report::default()) };
+    let mut report = Report::default();
+    // What could not be written. It is not tried twice.
+    let mut given_up: BTreeMap<Setting, Vec<Note>> = BTreeMap::new();
+    for round in 0.. {
+        let observed = observe(s3, policy).await?;
+        let Plan { mut changes, notes } = plan(policy, s3.prefix(), &observed);
+        if !observed.exists && changes.is_empty() {
+            return Err(ConfigureError::Missing { bucket: s3.name().to_owned() });
+        }
+        changes.retain(|change| !given_up.contains_key(&change.setting()));
+        if round == ROUNDS {
+            for setting in changes.drain(..).map(|change| change.setting()) {
+                let refusal = Refusal::failed("it was not as written when it was read again");
+                given_up.insert(setting, vec![refusal.note(setting)]);
+            }
+        }
+        if changes.is_empty() {
+            report.notes = notes;
+            report.notes.extend(given_up.into_values().flatten());
+            return Ok(report);
+        }
+        if round > 0 {
+            tokio::time::sleep(PAUSE * round).await;
+        }
+        for change in changes {
+            let setting = change.setting();
+            let notes = match make(s3, &observed, change).await? {
+                Made::Written(notes) => {
+                    tracing::info!(bucket = s3.describe(), setting = setting.reason(), "changed the bucket");
+                    if !report.changed.contains(&setting) {
+                        report.changed.push(setting);
+                    }
+                    notes
+                }
+                Made::Refused(notes) => notes,
+                Made::TooLate => continue,
+            };
+            if !notes.is_empty() {
+                given_up.insert(setting, notes);
+            }
         }
     }
+    Ok(report)
+}
+
+/// Reads what `policy` is about. Lifecycle rules always: a foreign one may expire staged objects.
+async fn observe(s3: &S3Bucket, policy: &Policy) -> Result<Observed, ConfigureError> {
+    let Some(server) = s3.find().await? else { return Ok(Observed::default()) };
+    let mut observed = Observed { exists: true, server, ..Observed::default() };
+    if policy.block_public_access == Some(true) {
+        observed.public_access_blocked = s3.public_access_blocked().await.into();
+    }
+    if policy.encryption.is_some() {
+        observed.encryption = s3.encryption().await.into();
+    }
+    if policy.versioning.is_some() || policy.housekeeping || policy.dead_letter_expiry_days.is_some() {
+        observed.versioning = s3.versioning().await.into();
+    }
+    observed.lifecycle = s3.lifecycle().await.map(|found| found.rules).into();
+    Ok(observed)
+}
+
+impl<T> From<Result<T, Refusal>> for Seen<T> {
+    fn from(answer: Result<T, Refusal>) -> Self {
+        answer.map_or_else(Self::Refused, Self::Known)
+    }
+}
+
+enum Made {
+    /// Except for what the notes are about.
+    Written(Vec<Note>),
+    Refused(Vec<Note>),
+    /// What it was planned on has changed; to be planned anew.
+    TooLate,
+}
+
+async fn make(s3: &S3Bucket, observed: &Observed, change: Change) -> Result<Made, ConfigureError> {
+    let setting = change.setting();
+    let written = match change {
+        Change::Create => s3.create().await.map(Ok)?,
+        Change::BlockPublicAccess => s3.block_public_access().await,
+        Change::Encrypt(encryption) => s3.encrypt(encryption).await,
+        Change::EnableVersioning => s3.enable_versioning().await,
+        Change::Lifecycle(rules) => return Ok(make_rules(s3, observed, rules).await),
+    };
+    Ok(match written {
+        Ok(()) => Made::Written(Vec::new()),
+        Err(refusal) => Made::Refused(vec![refusal.note(setting)]),
+    })
+}
+
+/// Writes the rules. If the store refuses them, again without the most dispensable one: stores differ in which
+/// they know, and refuse all for one.
+async fn make_rules(s3: &S3Bucket, observed: &Observed, Rules { foreign, ours }: Rules) -> Made {
+    let Seen::Known(planned_on) = &observed.lifecycle else { return Made::TooLate };
+    let mut notes = Vec::new();
+    for left_out in 0..=ours.len() {
+        // S3 has no condition for this write: all that can be done is to look right before it.
+        let found = match s3.lifecycle().await {
+            Ok(found) if found.rules == *planned_on => found,
+            Ok(_) => return Made::TooLate,
+            Err(refusal) => return Made::Refused(vec![refusal.note(Setting::Lifecycle)]),
+        };
+        let kept = ours.get(left_out..).unwrap_or_default();
+        let mut rules = foreign.clone();
+        rules.extend(kept.iter().map(|(_, rule)| rule.clone()));
+        if in_place(&rules, planned_on) {
+            return Made::Refused(notes);
+        }
+        let prefix = s3.prefix().to_owned();
+        match s3.set_lifecycle(&found, rules, move |id| rules::is_our_id(id, &prefix)).await {
+            Ok(()) => return Made::Written(notes),
+            Err(refusal) => {
+                let first = kept.first().filter(|_| refusal.kind == RefusalKind::NotSupported);
+                let Some((kind, _)) = first else {
+                    notes.push(refusal.note(Setting::Lifecycle));
+                    return Made::Refused(notes);
+                };
+                let detail = format!("rule {:?}: {}", kind.id(s3.prefix()), refusal.detail);
+                notes.push(Refusal { detail, ..refusal }.note(Setting::Lifecycle));
+            }
+        }
+    }
+    Made::Refused(notes)
+}
+
+fn in_place(wanted: &[LifecycleRule], found: &[LifecycleRule]) -> bool {
+    wanted.len() == found.len()
+        && wanted.iter().all(|rule| found.iter().any(|there| rules::same(there, rule)))
 }

@@ -2,7 +2,9 @@
 
 use spillway_model::object::{DEAD_LETTER_DIR, Home, KeyError, ObjectKey, PACKED_DIR, SPILLWAY_DIR};
 
-use crate::{Bucket, BucketError};
+use crate::configure::plan::Versioning;
+use crate::s3::{Marker, S3Bucket};
+use crate::{Backend, Bucket, BucketError};
 
 /// Keys per page, and per request to delete.
 const PAGE: usize = 1000;
@@ -23,35 +25,109 @@ pub struct Emptying {
     pub failed: u64,
     /// Why, of the first one.
     pub first_failure: Option<BucketError>,
-    /// Listed and dealt with up to this key.
-    after: Option<String>,
+    /// Why old versions stay in a bucket with versioning: only what is current was deleted.
+    pub versions_kept: Option<BucketError>,
+    place: Place,
+}
+
+/// What is listed, and after which of it to go on.
+#[derive(Clone, Debug, Default)]
+enum Place {
+    #[default]
+    Undecided,
+    Objects(Option<String>),
+    Versions(Marker),
+    Done,
 }
 
 impl Bucket {
     /// Deletes, page by page, what Spillway put under the bucket's prefix: staged objects, control objects
-    /// and dead letters. Other keys are counted and stay. Harmless to repeat; nothing may write meanwhile.
+    /// and dead letters, in a bucket with versioning with all their versions. Other keys are counted and stay.
+    /// Harmless to repeat; nothing may write meanwhile.
     ///
     /// # Errors
     /// When a request as a whole failed; call again with the same `progress` to go on.
     pub async fn empty(&self, progress: &mut Emptying) -> Result<(), BucketError> {
         loop {
-            let page = self.list("", progress.after.as_deref(), PAGE).await?;
-            let (ours, foreign): (Vec<String>, Vec<String>) =
-                page.objects.into_iter().map(|object| object.key).partition(|key| is_ours(key));
-            let failed = self.delete_many(&ours).await?;
-            progress.deleted += (ours.len() - failed.len()) as u64;
-            progress.failed += failed.len() as u64;
-            if progress.first_failure.is_none() {
-                progress.first_failure = failed.into_iter().next().map(|(_, error)| error);
-            }
-            progress.foreign += foreign.len() as u64;
-            let room = EXAMPLES.saturating_sub(progress.examples.len());
-            progress.examples.extend(foreign.into_iter().take(room));
-            match page.next {
-                Some(next) => progress.after = Some(next),
-                None => return Ok(()),
-            }
+            let next = match (&progress.place, &*self.0) {
+                (Place::Done, _) => return Ok(()),
+                (Place::Undecided, Backend::S3(s3)) => first_place(s3).await,
+                (Place::Undecided, Backend::Directory(_)) => Place::Objects(None),
+                (Place::Versions(marker), Backend::S3(s3)) => {
+                    let marker = marker.clone();
+                    empty_versions(s3, &marker, progress).await?
+                }
+                (Place::Versions(_), Backend::Directory(_)) => Place::Done,
+                (Place::Objects(after), _) => {
+                    let after = after.clone();
+                    self.empty_objects(after.as_deref(), progress).await?
+                }
+            };
+            progress.place = next;
         }
+    }
+
+    async fn empty_objects(
+        &self,
+        after: Option<&str>,
+        progress: &mut Emptying,
+    ) -> Result<Place, BucketError> {
+        let page = self.list("", after, PAGE).await?;
+        let (ours, foreign): (Vec<String>, Vec<String>) =
+            page.objects.into_iter().map(|object| object.key).partition(|key| is_ours(key));
+        let failed = self.delete_many(&ours).await?;
+        progress.count(ours.len(), failed, foreign);
+        Ok(page.next.map_or(Place::Done, |next| Place::Objects(Some(next))))
+    }
+}
+
+async fn first_place(s3: &S3Bucket) -> Place {
+    match s3.versioning().await {
+        Ok(Versioning::Never) => Place::Objects(None),
+        Ok(Versioning::Enabled | Versioning::Suspended) => Place::Versions(Marker::default()),
+        // Not known: whoever may list versions will see.
+        Err(_) => Place::Versions(Marker::default()),
+    }
+}
+
+async fn empty_versions(
+    s3: &S3Bucket,
+    marker: &Marker,
+    progress: &mut Emptying,
+) -> Result<Place, BucketError> {
+    let (page, next) = match s3.list_versions(marker).await {
+        Ok(page) => page,
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => return Ok(progress.without_versions(error)),
+    };
+    let (ours, foreign): (Vec<_>, Vec<_>) = page.into_iter().partition(|one| is_ours(&one.key));
+    let mut failed = s3.delete_versions(&ours).await?;
+    if let Some(at) = failed.iter().position(|(_, error)| matches!(error, BucketError::Denied { .. })) {
+        return Ok(progress.without_versions(failed.swap_remove(at).1));
+    }
+    let mut foreign: Vec<String> = foreign.into_iter().map(|one| one.key).collect();
+    foreign.sort();
+    foreign.dedup();
+    progress.count(ours.len(), failed, foreign);
+    Ok(next.map_or(Place::Done, Place::Versions))
+}
+
+impl Emptying {
+    fn count(&mut self, tried: usize, failed: Vec<(String, BucketError)>, foreign: Vec<String>) {
+        self.deleted += (tried - failed.len()) as u64;
+        self.failed += failed.len() as u64;
+        if self.first_failure.is_none() {
+            self.first_failure = failed.into_iter().next().map(|(_, error)| error);
+        }
+        self.foreign += foreign.len() as u64;
+        let room = EXAMPLES.saturating_sub(self.examples.len());
+        self.examples.extend(foreign.into_iter().take(room));
+    }
+
+    /// Starts over with what is current, which needs fewer permissions.
+    fn without_versions(&mut self, why: BucketError) -> Place {
+        *self = Self { deleted: self.deleted, versions_kept: Some(why), ..Self::default() };
+        Place::Objects(None)
     }
 }
 
@@ -65,7 +141,41 @@ fn is_ours(key: &str) -> bool {
         Ok(ObjectKey { home: Home::Stream { service, .. }, .. }) => service.as_str() != "_packed",
         Ok(ObjectKey { home: Home::Packed, .. }) => true,
         // Staged by a newer version of this pipeline.
-        Err(KeyError::Version { .. }) => true,
+        Err(KeyError::Version { .. }) => !key.contains("/_packed/"),
         Err(KeyError::Place { .. } | KeyError::Name { .. } | KeyError::File { .. }) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_spillway_writes_is_its_own() {
+        let file = "20260131T235959042Z-a-0000000007-v1-100-54300.json.gz";
+        let newer = file.replace("-v1-", "-v9-");
+        for ours in [
+            format!("shop/api/{file}"),
+            format!("shop/api/{newer}"),
+            format!("_packed/{file}"),
+            "_spillway/manifest.json".to_owned(),
+            "_dead-letter/2026-11-22/1-00000001.json.gz".to_owned(),
+        ] {
+            assert!(is_ours(&ours), "{ours}");
+        }
+        for foreign in [
+            "readme.txt".to_owned(),
+            "shop/api/readme.txt".to_owned(),
+            "backups/2026/db.json.gz".to_owned(),
+            // Another pipeline's, whose prefix begins with ours.
+            format!("other/shop/api/{file}"),
+            format!("other/_packed/{file}"),
+            format!("other/_packed/{newer}"),
+            "other/_spillway/manifest.json".to_owned(),
+            "other/_dead-letter/2026-11-22/1-00000001.json.gz".to_owned(),
+            "_other/x".to_owned(),
+        ] {
+            assert!(!is_ours(&foreign), "{foreign}");
+        }
     }
 }

@@ -7,12 +7,16 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     Open,
+    /// Of the bucket itself.
+    Create,
     Get,
     Head,
     Put,
     Swap,
     List,
     Delete,
+    /// With versioning: what was under a key before, too.
+    DeleteVersions,
     ServerTime,
 }
 
@@ -20,19 +24,21 @@ impl Operation {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Create => "create_bucket",
             Self::Get => "get",
             Self::Head => "head",
             Self::Put => "put",
             Self::Swap => "swap",
             Self::List => "list",
             Self::Delete => "delete",
+            Self::DeleteVersions => "delete_versions",
             Self::ServerTime => "server_time",
         }
     }
 
     /// Whether a request of this kind can leave something changed behind when its answer gets lost.
     pub(crate) fn changes(self) -> bool {
-        matches!(self, Self::Put | Self::Swap | Self::Delete)
+        matches!(self, Self::Create | Self::Put | Self::Swap | Self::Delete | Self::DeleteVersions)
     }
 }
 

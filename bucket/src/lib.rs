@@ -33,6 +33,9 @@ pub use crate::open::Timeouts;
 use crate::directory::DirectoryBucket;
 use crate::s3::S3Bucket;
 
+/// The S3 object tag, key and value, of each dead letter.
+pub const DEAD_LETTER_TAG: (&str, &str) = ("spillway", "dead-letter");
+
 /// Names one content of a key: the `ETag` of S3, a digest in a directory. Opaque; only good for [`Bucket::swap`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(String);

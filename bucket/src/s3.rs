@@ -6,6 +6,8 @@
 mod client;
 mod credentials;
 mod failure;
+mod setup;
+mod versions;
 mod web_identity;
 
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use crate::open::Timeouts;
 use crate::{Head, Listed, Page, Put, PutMeta, Swap, Tag};
 
 pub(crate) use client::{Keys, S3Options};
+pub(crate) use versions::Marker;
+
 use failure::Failure;
 
 /// Name of the user metadata that holds the digest of the content.
@@ -38,6 +42,7 @@ const MAX_KEYS: usize = 1000;
 pub(crate) struct S3Bucket {
     client: Client,
     bucket: String,
+    region: String,
     prefix: String,
     timeouts: Timeouts,
 }
@@ -65,7 +70,13 @@ enum Whose {
 impl S3Bucket {
     pub(crate) fn open(options: S3Options, prefix: &str) -> Result<Self, BucketError> {
         let client = client::connect(&options)?;
-        Ok(Self { client, bucket: options.bucket, prefix: prefix.to_owned(), timeouts: options.timeouts })
+        Ok(Self {
+            client,
+            bucket: options.bucket,
+            region: options.region,
+            prefix: prefix.to_owned(),
+            timeouts: options.timeouts,
+        })
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -182,33 +193,48 @@ impl S3Bucket {
     ) -> Result<Vec<(String, BucketError)>, BucketError> {
         let mut failed = Vec::new();
         for keys in keys.chunks(MAX_KEYS) {
-            let identifiers = keys
-                .iter()
-                .map(|key| ObjectIdentifier::builder().key(self.full(key)).build())
-                .collect::<Result<Vec<_>, _>>();
-            let delete = identifiers
-                .and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build())
-                .map_err(|error| BucketError::Invalid {
-                    operation: Operation::Delete,
-                    key: keys.first().cloned().unwrap_or_default(),
-                    detail: error.to_string(),
-                    remedy: "this is a defect in the caller",
-                })?;
-            let output =
-                self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await.map_err(
-                    |error| self.fail(Operation::Delete, keys.first().map_or("", |key| key), &error),
-                )?;
-            for error in output.errors.unwrap_or_default() {
-                let full = error.key.unwrap_or_default();
-                let key = full.strip_prefix(&self.prefix).unwrap_or(&full).to_owned();
-                let code = error.code.unwrap_or_default();
-                if code == "NoSuchKey" {
-                    continue;
-                }
-                let failure = Failure::of_one_key(code, error.message.unwrap_or_default());
-                let error = failure.into_error(Operation::Delete, &key, &self.bucket);
-                failed.push((key, error));
+            let identifiers = keys.iter().map(|key| (key.as_str(), None));
+            failed.extend(self.delete_page(Operation::Delete, identifiers).await?);
+        }
+        Ok(failed)
+    }
+
+    /// At most 1,000 keys, each as it is now or in one version.
+    async fn delete_page<'a>(
+        &self,
+        operation: Operation,
+        keys: impl Iterator<Item = (&'a str, Option<&'a str>)> + Clone + Send,
+    ) -> Result<Vec<(String, BucketError)>, BucketError> {
+        let first = keys.clone().next().map_or("", |(key, _)| key);
+        let identifiers = keys
+            .map(|(key, version)| {
+                ObjectIdentifier::builder()
+                    .key(self.full(key))
+                    .set_version_id(version.map(str::to_owned))
+                    .build()
+            })
+            .collect::<Result<Vec<_>, _>>();
+        let delete = identifiers
+            .and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build())
+            .map_err(|error| BucketError::Invalid {
+                operation,
+                key: first.to_owned(),
+                detail: error.to_string(),
+                remedy: "this is a defect in the caller",
+            })?;
+        let request = self.client.delete_objects().bucket(&self.bucket).delete(delete);
+        let output = request.send().await.map_err(|error| self.fail(operation, first, &error))?;
+        let mut failed = Vec::new();
+        for error in output.errors.unwrap_or_default() {
+            let full = error.key.unwrap_or_default();
+            let key = full.strip_prefix(&self.prefix).unwrap_or(&full).to_owned();
+            let code = error.code.unwrap_or_default();
+            if code == "NoSuchKey" || code == "NoSuchVersion" {
+                continue;
             }
+            let failure = Failure::of_one_key(code, error.message.unwrap_or_default());
+            let error = failure.into_error(operation, &key, &self.bucket);
+            failed.push((key, error));
         }
         Ok(failed)
     }

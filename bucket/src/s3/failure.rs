@@ -43,8 +43,16 @@ impl Failure {
             (None, _, Some(raw)) => format!("HTTP status {}", raw.status()),
             (None, _, None) => causes(error),
         };
+        // The answer to a request in the wrong region says where the bucket is.
+        let status = raw.map(|raw| raw.status().as_u16());
+        let detail = match raw.and_then(|raw| raw.headers().get("x-amz-bucket-region")) {
+            Some(region) if matches!(status, Some(301 | 400)) => {
+                format!("{detail}; the bucket is in {region}")
+            }
+            _ => detail,
+        };
         Self {
-            status: raw.map(|raw| raw.status().as_u16()),
+            status,
             code,
             never_sent: never_connected(error),
             local: local(error, &detail),
@@ -105,6 +113,12 @@ impl Failure {
             }
             (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch", _) => {
                 denied("the credentials are wrong: correct access_key_id and secret_access_key")
+            }
+            (_, _, Some(401 | 403)) if operation == Operation::Create => {
+                denied("allow s3:CreateBucket and s3:PutBucketOwnershipControls, or create it by hand")
+            }
+            (_, _, Some(401 | 403)) if operation == Operation::DeleteVersions => {
+                denied("allow s3:ListBucketVersions on the bucket and s3:DeleteObjectVersion on its keys")
             }
             (_, _, Some(401 | 403)) => denied(
                 "allow s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:PutObjectTagging, s3:DeleteObject on its keys",
