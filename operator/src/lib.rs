@@ -1,3 +1,34 @@
 //! Makes `LogPipeline`s so: dereference, validate, plan, apply, status. Only the first and the last two hold a client.
 
+mod admin;
+mod apply;
+pub mod args;
+mod backoff;
+mod cleanup;
+mod conditions;
+mod controller;
+mod ctx;
+mod dereference;
+mod digest;
+mod drift;
+mod errors;
+mod events;
+mod failpoint;
+mod finalizers;
+mod findings;
+mod gate;
+mod identity;
+mod inventory;
+mod kinds;
+mod lag;
+mod memory;
+mod metrics;
+mod outside;
 pub mod plan;
+mod pods;
+mod reconcile;
+pub mod run;
+mod secret_cache;
+mod status;
+mod target;
+mod touch;

@@ -1,0 +1,84 @@
+//! What can go wrong with a call to the API server.
+
+use std::{future::Future, time::Duration};
+
+/// No call waits longer. The client repeats 429, 503 and 504 by itself meanwhile.
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{what}: the API server did not answer within 30 s")]
+    Timeout { what: String },
+    #[error("{what}: {}", message(.source))]
+    Kube {
+        what: String,
+        source: Box<kube::Error>,
+    },
+    #[error("{what}: {source}")]
+    Json {
+        what: String,
+        source: serde_json::Error,
+    },
+}
+
+impl ApiError {
+    /// A short label for conditions, events and metrics; never free text.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "ApiTimeout",
+            Self::Json { .. } => "Unwritable",
+            Self::Kube { source, .. } => match &**source {
+                kube::Error::Api(status) if status.is_conflict() => "Conflict",
+                kube::Error::Api(status) if status.is_forbidden() => "Forbidden",
+                kube::Error::Api(status) if status.is_invalid() => "Rejected",
+                kube::Error::Api(status) if status.is_not_found() => "NotFound",
+                kube::Error::Api(_) => "ApiError",
+                _ => "ApiUnreachable",
+            },
+        }
+    }
+
+    fn status(&self) -> Option<&kube::core::Status> {
+        match self {
+            Self::Kube { source, .. } => match &**source {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            Self::Timeout { .. } | Self::Json { .. } => None,
+        }
+    }
+
+    /// Somebody else was faster: try again soon.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_conflict)
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_not_found)
+    }
+
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_forbidden)
+    }
+}
+
+/// Without what differs from one call to the next.
+fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A call with a limit. `what` names it for people, such as `apply Deployment logs-ingest`.
+pub(crate) async fn call<T>(
+    what: impl Into<String>,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApiError> {
+    let what = what.into();
+    match tokio::time::timeout(LIMIT, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(ApiError::Kube { what, source: Box::new(source) }),
+        Err(_) => Err(ApiError::Timeout { what }),
+    }
+}

@@ -1,0 +1,141 @@
+//! What people should hear of, as events of the pipeline.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType};
+
+use crate::{
+    conditions::{Change, Truth, Type},
+    ctx::Ctx,
+};
+
+/// Longest note that the API server takes, in bytes.
+const LONGEST_NOTE: usize = 1_000;
+
+/// Reasons of events other than those of conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    BucketChanged,
+    SchemaChanged,
+    /// Deleted with `Retain`: bucket and tables are left.
+    Kept,
+    CleaningUp,
+    CleanedUp,
+    CleanupFailed,
+    CleanupGivenUp,
+}
+
+impl Reason {
+    fn type_(self) -> EventType {
+        match self {
+            Self::BucketChanged | Self::SchemaChanged | Self::Kept | Self::CleaningUp | Self::CleanedUp => {
+                EventType::Normal
+            }
+            Self::CleanupFailed | Self::CleanupGivenUp => EventType::Warning,
+        }
+    }
+
+    fn action(self) -> &'static str {
+        match self {
+            Self::BucketChanged => "ConfigureBucket",
+            Self::SchemaChanged => "ApplySchema",
+            Self::Kept | Self::CleaningUp | Self::CleanedUp | Self::CleanupFailed | Self::CleanupGivenUp => {
+                "Delete"
+            }
+        }
+    }
+}
+
+/// Tells people. What can't be told is logged and stops nothing.
+pub(crate) async fn publish(ctx: &Ctx, pipeline: &ObjectReference, reason: Reason, note: impl Into<String>) {
+    let event = Event {
+        type_: reason.type_(),
+        reason: format!("{reason:?}"),
+        note: Some(cut(note.into())),
+        action: reason.action().to_owned(),
+        secondary: None,
+    };
+    send(ctx, pipeline, event).await;
+}
+
+/// Tells of conditions that changed.
+pub(crate) async fn publish_changes(ctx: &Ctx, pipeline: &ObjectReference, changes: &[Change]) {
+    for change in changes {
+        if let Some(event) = of_change(change) {
+            send(ctx, pipeline, event).await;
+        }
+    }
+}
+
+async fn send(ctx: &Ctx, pipeline: &ObjectReference, event: Event) {
+    let publishing = ctx.recorder.publish(&event, pipeline);
+    let limit = std::time::Duration::from_secs(10);
+    let problem = match tokio::time::timeout(limit, publishing).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer within 10 s".to_owned(),
+    };
+    tracing::warn!(reason = event.reason, note = event.note, "an event could not be published: {problem}");
+}
+
+/// A condition's turn for the worse is an event, and so is becoming ready. What only takes its time is none.
+fn of_change(change: &Change) -> Option<Event> {
+    let Change { type_, to, reason, message } = change;
+    let waiting = matches!(
+        reason.as_str(),
+        "RollingOut" | "WaitingForBucket" | "WaitingForSchema" | "NoPodsReady" | "NoLeader" | "NotLookedAt" | "SpecInvalid"
+    );
+    let event_type = match (type_, to) {
+        (Type::Ready, Truth::True) => EventType::Normal,
+        // Its cause has an event of its own.
+        (Type::Ready, _) => match reason.as_str() {
+            "Paused" | "Suspending" | "Suspended" => EventType::Normal,
+            _ => return None,
+        },
+        (_, Truth::False) if !waiting && !matches!(reason.as_str(), "Suspended" | "ScaledToZero") => EventType::Warning,
+        _ => return None,
+    };
+    Some(Event {
+        type_: event_type,
+        reason: reason.clone(),
+        note: Some(cut(format!("{type_}: {message}"))),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    })
+}
+
+fn cut(mut note: String) -> String {
+    if note.len() > LONGEST_NOTE {
+        note.truncate(note.floor_char_boundary(LONGEST_NOTE - 3));
+        note.push_str("...");
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_for_the_worse_is_an_event_and_waiting_is_none() {
+        for (type_, to, reason, expected) in [
+            (Type::BucketReady, Truth::False, "Denied", Some(EventType::Warning)),
+            (Type::BucketReady, Truth::True, "Configured", None),
+            (Type::IngestAvailable, Truth::False, "NoPodsReady", None),
+            (Type::IngestAvailable, Truth::False, "NotOurs", Some(EventType::Warning)),
+            (Type::SchemaReady, Truth::Unknown, "NotLookedAt", None),
+            (Type::Ready, Truth::True, "Ready", Some(EventType::Normal)),
+            (Type::Ready, Truth::False, "Denied", None),
+            (Type::Ready, Truth::False, "Suspended", Some(EventType::Normal)),
+        ] {
+            let change = Change { type_, to, reason: reason.to_owned(), message: String::new() };
+            assert_eq!(of_change(&change).map(|event| event.type_), expected, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_note_fits_whatever_its_letters() {
+        let note = cut("é".repeat(900));
+        assert!(note.len() <= LONGEST_NOTE && note.ends_with("..."));
+        assert_eq!(cut("short".to_owned()), "short");
+    }
+}

@@ -1,0 +1,175 @@
+//! A component's pods: telling kubelet of changed Secrets, and what they say when they don't come up.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
+
+use crate::{
+    ctx::Ctx,
+    errors::{ApiError, call},
+    failpoint::failpoint,
+    memory::Memory,
+    plan::names::{Component, FIELD_MANAGER, TOUCHED},
+    target::Target,
+    touch::{Seen, pods_to_touch},
+};
+
+/// Touches the running pods of a component whose Secrets are no longer those of `digest`.
+///
+/// # Errors
+/// When pods can't be listed or touched; the rest is done next time.
+pub(crate) async fn touch(
+    ctx: &Ctx,
+    target: &Target,
+    component: Component,
+    digest: &str,
+    memory: &mut Memory,
+) -> Result<(), ApiError> {
+    let before = memory.touched.get(component.name()).cloned();
+    if before.as_deref() == Some(digest) {
+        return Ok(());
+    }
+    let (api, parameters) = of(ctx, target, component);
+    let found = call("list pods", api.list_metadata(&parameters)).await?;
+    let pods: Vec<Seen> = found
+        .items
+        .into_iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .map(|pod| Seen {
+            name: pod.metadata.name.unwrap_or_default(),
+            told: pod.metadata.annotations.and_then(|mut all| all.remove(TOUCHED)),
+        })
+        .collect();
+    for name in pods_to_touch(&pods, before.as_deref(), digest) {
+        let patch = serde_json::Map::from_iter([("annotations".to_owned(), annotation(digest))]);
+        let patch = serde_json::Map::from_iter([("metadata".to_owned(), patch.into())]);
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(serde_json::Value::Object(patch));
+        match call(format!("touch Pod {name}"), api.patch_metadata(name, &parameters, &patch)).await {
+            Ok(_) => ctx.metrics.wrote("Pod", "touch"),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        failpoint("after-touch");
+    }
+    memory.touched.insert(component.name(), digest.to_owned());
+    Ok(())
+}
+
+fn annotation(digest: &str) -> serde_json::Value {
+    serde_json::Map::from_iter([(TOUCHED.to_owned(), digest.into())]).into()
+}
+
+/// What keeps pods from coming up, or nothing to be said of.
+///
+/// # Errors
+/// When they can't be listed.
+pub(crate) async fn trouble(
+    ctx: &Ctx,
+    target: &Target,
+    component: Component,
+) -> Result<Option<String>, ApiError> {
+    let (api, parameters) = of(ctx, target, component);
+    let pods = call("list pods", api.list(&parameters)).await?;
+    Ok(pods.items.iter().find_map(of_pod))
+}
+
+/// Whether any pod of a component is left.
+///
+/// # Errors
+/// When they can't be listed.
+pub(crate) async fn any(ctx: &Ctx, target: &Target, component: Component) -> Result<bool, ApiError> {
+    let (api, parameters) = of(ctx, target, component);
+    let pods = call("list pods", api.list_metadata(&parameters.limit(1))).await?;
+    Ok(!pods.items.is_empty())
+}
+
+fn of(ctx: &Ctx, target: &Target, component: Component) -> (Api<Pod>, ListParams) {
+    let parameters = ListParams::default().labels(&selector(&target.name, component));
+    (Api::namespaced(ctx.client.clone(), &target.namespace), parameters)
+}
+
+/// As [`crate::plan::names::Scope::selector_text`], for a pipeline that may not be valid.
+pub(crate) fn selector(pipeline: &str, component: Component) -> String {
+    let component = component.name();
+    format!(
+        "app.kubernetes.io/component={component},app.kubernetes.io/instance={pipeline},app.kubernetes.io/name=spillway"
+    )
+}
+
+/// In words that stay the same while nothing changes: kubelet's own alternate between an error and its backoff.
+fn of_pod(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let conditions = status.conditions.iter().flatten();
+    let unschedulable = conditions
+        .into_iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+        .map(|condition| format!("unschedulable: {}", condition.message.clone().unwrap_or_default()));
+    if unschedulable.is_some() {
+        return unschedulable;
+    }
+    status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+        match reason {
+            Some("ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull") => {
+                Some(format!("the image {} can't be pulled; correct spec.image or imagePullSecrets", container.image))
+            }
+            Some("CreateContainerConfigError" | "CreateContainerError") => {
+                waiting.and_then(|waiting| waiting.message.clone())
+            }
+            _ if container.restart_count > 1 && !container.ready => {
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+                let code = last.map_or(0, |last| last.exit_code);
+                Some(format!("crashing with exit code {code}; see `kubectl logs --previous {name}`"))
+            }
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn pods_are_found_by_the_selector_of_their_deployment() {
+        let pipeline = spillway_crds::LogPipeline::new("logs", spillway_crds::LogPipelineSpec::default());
+        let scope = crate::plan::names::Scope::of(&spillway_crds::validate(&pipeline).unwrap());
+        for component in [Component::Ingest, Component::Syncer] {
+            assert_eq!(selector("logs", component), scope.selector_text(component));
+        }
+    }
+
+    #[test]
+    fn a_pod_that_does_not_come_up_says_why_and_always_the_same() {
+        let waiting = |reason: &str| {
+            json!({"containerStatuses": [{
+                "name": "ingest", "image": "spillway:x", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": reason, "message": "secret \"s3\" not found"}},
+            }]})
+        };
+        let crashed = |state: Value| {
+            json!({"containerStatuses": [{
+                "name": "ingest", "image": "spillway:x", "imageID": "", "ready": false, "restartCount": 4,
+                "state": state, "lastState": {"terminated": {"exitCode": 2}},
+            }]})
+        };
+        let said = |status: Value| -> Option<String> {
+            let pod = json!({"metadata": {"name": "logs-ingest-1"}, "status": status});
+            of_pod(&serde_json::from_value(pod).unwrap())
+        };
+        assert!(said(waiting("ErrImagePull")).unwrap().contains("spillway:x"));
+        assert_eq!(said(waiting("ErrImagePull")), said(waiting("ImagePullBackOff")));
+        assert!(said(waiting("CreateContainerConfigError")).unwrap().contains("s3"));
+        assert_eq!(said(waiting("ContainerCreating")), None);
+        let crash = said(crashed(json!({"waiting": {"reason": "CrashLoopBackOff"}})));
+        assert!(crash.as_ref().unwrap().contains("exit code 2"));
+        assert_eq!(crash, said(crashed(json!({"terminated": {"exitCode": 2}}))));
+    }
+}

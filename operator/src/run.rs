@@ -1,0 +1,214 @@
+//! The process: client, admin port, leadership, signals.
+
+use std::{
+    io::IsTerminal as _,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
+};
+
+use kube::{
+    Client,
+    client::ClientBuilder,
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::events::{Recorder, Reporter},
+};
+use spillway_lease::{Elector, Identity};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    admin,
+    args::{Args, LogFormat},
+    controller,
+    ctx::{Config, Ctx},
+    metrics::{Counted, Metrics},
+    plan::names::FIELD_MANAGER,
+};
+
+const USAGE: u8 = 2;
+const START: u8 = 3;
+
+/// It could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("there is no way to the API server: {0}; give --kubeconfig, or run it in a cluster")]
+    Client(String),
+    #[error("can't listen on {address} ({source}); choose another --metrics-addr")]
+    Port { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("no leader can be elected: {0}")]
+    Election(#[from] spillway_lease::ConfigError),
+    #[error("signals can't be received: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs the process to its end.
+pub async fn run(args: Args) -> ExitCode {
+    start_logs(args.log);
+    // Two crypto providers are in the tree; without a choice TLS panics at its first use.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if args.image.trim().is_empty() {
+        tracing::error!("--image names no image");
+        return ExitCode::from(USAGE);
+    }
+    match serve(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(START)
+        }
+    }
+}
+
+fn start_logs(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SPILLWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Text => logs.init(),
+    }
+}
+
+async fn serve(args: Args) -> Result<(), StartError> {
+    let metrics = Arc::new(Metrics::default());
+    let client = client(&args, &metrics).await?;
+    let address = args.metrics_addr;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| StartError::Port { address, source })?;
+    let stop = stop_on_signal().map_err(StartError::Signals)?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let served = CancellationToken::new();
+    let serving = tokio::spawn(admin::serve(listener, metrics.clone(), ready.clone(), served.clone()));
+    tokio::spawn(find_server(client.clone(), ready));
+
+    let identity = Identity::of_this_pod();
+    // The API server takes no event without one.
+    let instance = identity.as_ref().map_or_else(|_| FIELD_MANAGER.to_owned(), ToString::to_string);
+    let lead = |stop: CancellationToken| {
+        let ctx = context(&args, client.clone(), metrics.clone(), &instance);
+        lead(ctx, args.watch_namespaces.clone(), stop)
+    };
+    if args.no_leader_election {
+        lead(stop.clone()).await;
+    } else {
+        let config = spillway_lease::Config { create: true, ..spillway_lease::Config::default() };
+        let elector =
+            Elector::new(client.clone(), &args.lease_namespace, &args.lease_name, identity?, config)?;
+        let shutdown = stop.clone();
+        let work = |lost: CancellationToken| {
+            let (shutdown, working) = (shutdown.clone(), lead(lost.clone()));
+            // Told to shut down, it ends as if the lease were lost, but the lease is released then.
+            async move {
+                let mut working = std::pin::pin!(working);
+                tokio::select! {
+                    () = &mut working => return,
+                    () = shutdown.cancelled() => lost.cancel(),
+                }
+                working.await;
+            }
+        };
+        elector.run(work, stop.clone()).await;
+    }
+    served.cancel();
+    // Nobody waits for a last scrape.
+    let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    Ok(())
+}
+
+/// Runs every scope until `stop`.
+async fn lead(ctx: Arc<Ctx>, namespaces: Vec<String>, stop: CancellationToken) {
+    ctx.metrics.leading.set(1);
+    let scopes: Vec<Option<String>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+    // Dropped with this, and what runs in it.
+    let mut running = JoinSet::new();
+    for scope in scopes {
+        running.spawn(controller::run(ctx.clone(), scope, stop.clone()));
+    }
+    while running.join_next().await.is_some() {}
+    ctx.metrics.leading.set(0);
+}
+
+fn context(args: &Args, client: Client, metrics: Arc<Metrics>, instance: &str) -> Arc<Ctx> {
+    let reporter =
+        Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(instance.to_owned()) };
+    Arc::new(Ctx {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        config: Config {
+            image: args.image.clone(),
+            use_own_credentials: args.use_own_credentials,
+            cleanup_timeout: args.cleanup_timeout.get(),
+            resync: args.resync.get(),
+            tick: args.status_interval.get(),
+            sts_endpoint: args.sts_endpoint.clone(),
+        },
+        metrics,
+        inventory: Default::default(),
+        secrets: Default::default(),
+        memories: Default::default(),
+        pod_monitors: AtomicBool::new(false),
+    })
+}
+
+async fn client(args: &Args, metrics: &Arc<Metrics>) -> Result<Client, StartError> {
+    let unusable = |error: &dyn std::fmt::Display| StartError::Client(error.to_string());
+    let mut config = match &args.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unusable(&error))?
+        }
+        None => kube::Config::infer().await.map_err(|error| unusable(&error))?,
+    };
+    config.connect_timeout = Some(Duration::from_secs(5));
+    let metrics = metrics.clone();
+    let counted = tower::layer::layer_fn(move |inner| Counted::new(inner, metrics.clone()));
+    let builder = ClientBuilder::try_from(config).map_err(|error| unusable(&error))?;
+    Ok(builder.with_layer(&counted).build())
+}
+
+/// Ready once the API server has answered.
+async fn find_server(client: Client, ready: Arc<AtomicBool>) {
+    loop {
+        match client.apiserver_version().await {
+            Ok(version) => {
+                tracing::info!(version = version.git_version, "the API server answers");
+                ready.store(true, Ordering::Relaxed);
+                return;
+            }
+            Err(error) => tracing::warn!("the API server does not answer: {error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// The first signal stops, the second one ends at once.
+fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let first = stop.clone();
+    tokio::spawn(async move {
+        for again in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if again {
+                std::process::exit(130);
+            }
+            tracing::info!("stopping: finishing what was begun");
+            first.cancel();
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,155 @@
+//! The Secrets that pipelines name. Watched by metadata only; what is in one is fetched when a pipeline names it,
+//! and again only when its resourceVersion has moved.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Client, runtime::watcher::Event};
+use parking_lot::Mutex;
+use spillway_crds::Secrets;
+
+use crate::errors::{ApiError, call};
+
+type Key = (String, String);
+
+#[derive(Default)]
+pub(crate) struct SecretCache {
+    /// Newest resourceVersion of every Secret that is there.
+    versions: Mutex<HashMap<Key, String>>,
+    /// With the resourceVersion that they were fetched at.
+    contents: Mutex<HashMap<Key, (String, Secret)>>,
+}
+
+/// One watch: what it saw since it began anew.
+#[derive(Default)]
+pub(crate) struct Relist(HashSet<Key>);
+
+/// The Secrets of a pipeline that are there, and their versions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Named {
+    pub(crate) secrets: Secrets,
+    /// `resourceVersion` by name.
+    pub(crate) versions: BTreeMap<String, String>,
+}
+
+impl SecretCache {
+    /// Takes an event of a watch in `scope` (`None`: all namespaces) in. Returns namespace and name of the Secrets
+    /// that came, changed or went.
+    pub(crate) fn take(
+        &self,
+        scope: Option<&str>,
+        relist: &mut Relist,
+        event: Event<ObjectMeta>,
+    ) -> Vec<Key> {
+        let key = |metadata: &ObjectMeta| {
+            (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+        };
+        match event {
+            Event::Init => {
+                relist.0.clear();
+                Vec::new()
+            }
+            Event::InitApply(metadata) | Event::Apply(metadata) => {
+                let key = key(&metadata);
+                let version = metadata.resource_version.unwrap_or_default();
+                relist.0.insert(key.clone());
+                let before = self.versions.lock().insert(key.clone(), version.clone());
+                if before == Some(version) { Vec::new() } else { vec![key] }
+            }
+            Event::Delete(metadata) => {
+                let key = key(&metadata);
+                self.contents.lock().remove(&key);
+                self.versions.lock().remove(&key).map(|_| key).into_iter().collect()
+            }
+            Event::InitDone => {
+                let seen = std::mem::take(&mut relist.0);
+                let mut gone = Vec::new();
+                self.versions.lock().retain(|key, _| {
+                    let keep = scope.is_some_and(|scope| scope != key.0) || seen.contains(key);
+                    if !keep {
+                        gone.push(key.clone());
+                    }
+                    keep
+                });
+                let mut contents = self.contents.lock();
+                gone.iter().for_each(|key| drop(contents.remove(key)));
+                gone
+            }
+        }
+    }
+
+    /// Those of `names` that are there.
+    ///
+    /// # Errors
+    /// When one that is there can't be read.
+    pub(crate) async fn get(
+        &self,
+        client: &Client,
+        namespace: &str,
+        names: impl IntoIterator<Item = String>,
+    ) -> Result<Named, ApiError> {
+        let mut named = Named::default();
+        for name in names {
+            let key = (namespace.to_owned(), name.clone());
+            let Some(version) = self.versions.lock().get(&key).cloned() else { continue };
+            let cached = self.contents.lock().get(&key).filter(|(at, _)| *at == version).cloned();
+            let (version, secret) = match cached {
+                Some(cached) => cached,
+                None => {
+                    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+                    let fetched = call(format!("read Secret {name}"), api.get_opt(&name)).await?;
+                    let Some(secret) = fetched else { continue };
+                    let version = secret.metadata.resource_version.clone().unwrap_or_default();
+                    self.contents.lock().insert(key, (version.clone(), secret.clone()));
+                    (version, secret)
+                }
+            };
+            named.secrets.insert(secret);
+            named.versions.insert(name, version);
+        }
+        Ok(named)
+    }
+
+    /// Forgets what is in the Secrets of a namespace that no pipeline there names any more.
+    pub(crate) fn keep_only(&self, namespace: &str, named: &HashSet<String>) {
+        self.contents.lock().retain(|(place, name), _| place != namespace || named.contains(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(name: &str, version: &str) -> ObjectMeta {
+        ObjectMeta {
+            namespace: Some("ns".into()),
+            name: Some(name.into()),
+            resource_version: Some(version.into()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn key(name: &str) -> Key {
+        ("ns".into(), name.into())
+    }
+
+    #[test]
+    fn a_secret_is_news_when_it_comes_changes_or_goes() {
+        let (cache, mut relist) = (SecretCache::default(), Relist::default());
+        for (event, news) in [
+            (Event::Init, vec![]),
+            (Event::InitApply(secret("a", "1")), vec![key("a")]),
+            (Event::InitDone, vec![]),
+            (Event::Apply(secret("a", "1")), vec![]),
+            (Event::Apply(secret("a", "2")), vec![key("a")]),
+            (Event::Apply(secret("b", "3")), vec![key("b")]),
+            (Event::Delete(secret("b", "3")), vec![key("b")]),
+            // The watch began anew, and "a" went meanwhile.
+            (Event::Init, vec![]),
+            (Event::InitDone, vec![key("a")]),
+        ] {
+            let what = format!("{event:?}");
+            assert_eq!(cache.take(None, &mut relist, event), news, "{what}");
+        }
+    }
+}
