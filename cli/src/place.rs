@@ -9,7 +9,7 @@ use std::{
 use spillway_bucket::Bucket;
 use spillway_crds::{
     FieldError, Secrets, ValidatedPipeline,
-    settings::{self, Files},
+    settings::{self, Files, SettingsError, StandIns},
     validate,
 };
 use spillway_model::settings::{self as model, BucketSettings, ClickHouseSettings};
@@ -53,9 +53,10 @@ impl Place {
     pub fn read(args: &PlaceArgs) -> Result<Self, Failure> {
         let (pipeline, secrets) = read_pipeline(&args.file)?;
         let (files, folder) = write_files(&pipeline, &secrets)?;
-        let bucket = settings::bucket(&pipeline, &files, &bucket_folder(&args.data));
         let local = format!("http://127.0.0.1:{}", args.clickhouse_port);
-        let clickhouse = settings::clickhouse(&pipeline, &files, &local);
+        let stand_ins = stand_ins(&args.data, local);
+        let bucket = settings::bucket(&pipeline, &files, &stand_ins).map_err(unusable)?;
+        let clickhouse = settings::clickhouse(&pipeline, &files, &stand_ins).map_err(unusable)?;
         Ok(Self { bucket, clickhouse, _files: folder })
     }
 
@@ -103,7 +104,8 @@ pub fn clickhouse(
     let mut pipeline = pipeline.clone();
     pipeline.storage.s3 = None;
     let (files, folder) = write_files(&pipeline, secrets)?;
-    Ok((settings::clickhouse(&pipeline, &files, local), folder))
+    let stand_ins = StandIns { directory: None, clickhouse: Some(local.to_owned()) };
+    Ok((settings::clickhouse(&pipeline, &files, &stand_ins).map_err(unusable)?, folder))
 }
 
 /// Into a folder of their own, which only we can read, and which goes when it is dropped.
@@ -131,9 +133,14 @@ pub async fn until_interrupted(work: impl Future<Output = Result<Exit, Failure>>
     }
 }
 
-/// The folder that stands in for a bucket.
-pub fn bucket_folder(data: &Path) -> PathBuf {
-    data.join("bucket")
+/// What stands in for a bucket and a ClickHouse that the pipeline doesn't name.
+pub fn stand_ins(data: &Path, clickhouse: String) -> StandIns {
+    StandIns { directory: Some(data.join("bucket")), clickhouse: Some(clickhouse) }
+}
+
+/// Settings that can't be had from a pipeline.
+pub fn unusable(error: SettingsError) -> Failure {
+    Failure::new(Exit::Usage, error)
 }
 
 /// Reads a file and checks its pipeline. On one machine a tenant that would be left out is an error: whoever wrote

@@ -121,14 +121,14 @@ pub enum Objects {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FlushSpec {
-    /// Bytes of uncompressed rows. Default: `8Mi`.
+    /// Bytes of uncompressed rows, `1Ki` to `256Mi` and not more than `queue.maxBytes`. Default: `8Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<SizeText>,
     /// Records. Default: 100000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295_u64))]
     pub max_records: Option<u64>,
-    /// Age of the oldest record. Default: `500ms`.
+    /// Age of the oldest record, `1ms` to `10m`. Default: `500ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<SpanText>,
 }
@@ -137,7 +137,7 @@ pub struct FlushSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueSpec {
-    /// Bytes of uncompressed rows. Default: `128Mi`.
+    /// Bytes of uncompressed rows, `1Mi` to `64Gi`. Default: `128Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<SizeText>,
     /// Requests. Default: 10000.
@@ -158,10 +158,10 @@ pub struct QueueSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimestampWindowSpec {
-    /// How old a record may be. Default: `30d`.
+    /// How old a record may be, `1m` to `3650d`. Default: `30d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<SpanText>,
-    /// How far ahead of now it may be. Default: `1h`.
+    /// How far ahead of now it may be, `0s` to `31d`. Default: `1h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub future: Option<SpanText>,
 }
@@ -170,17 +170,17 @@ pub struct TimestampWindowSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestSpec {
-    /// Bytes of the body as sent. Default: `16Mi`.
+    /// Bytes of the body as sent, `1Ki` to `1Gi`. Default: `16Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body_bytes: Option<SizeText>,
-    /// Bytes of the body once decompressed. Default: `64Mi`.
+    /// Bytes of the body once decompressed, `1Ki` to `4Gi`. Default: `64Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_expanded_bytes: Option<SizeText>,
     /// Records. Default: 100000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_records: Option<u64>,
-    /// Bytes of one record; a tenant may have less. Default: `1Mi`.
+    /// Bytes of one record, `64` to `256Mi`; a tenant may have less. Default: `1Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_record_bytes: Option<SizeText>,
 }
@@ -189,14 +189,15 @@ pub struct RequestSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DrainSpec {
-    /// Wait between not being ready and refusing connections, so that load balancers notice. Default: `5s`,
-    /// and none under `spillway up`.
+    /// Wait between not being ready and refusing connections, so that load balancers notice, `0s` to `10m`.
+    /// Default: `5s`, and none under `spillway up`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_delay: Option<SpanText>,
-    /// From then until requests in flight must be answered. Default: `15s`.
+    /// From then until requests in flight must be answered, `100ms` to `10m`. Default: `15s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_timeout: Option<SpanText>,
-    /// From then until everything buffered must be in the bucket; what is not is lost, and counted. Default: `30s`.
+    /// From then until everything buffered must be in the bucket, `100ms` to `1h`; what is not is lost, and counted.
+    /// Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flush_timeout: Option<SpanText>,
 }

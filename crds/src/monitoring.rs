@@ -19,7 +19,7 @@ pub struct MonitoringSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::embedded::labels")]
     pub labels: BTreeMap<String, String>,
-    /// Time between two scrapes. Default: that of the Prometheus.
+    /// Time between two scrapes, `1s` to `1h`. Default: that of the Prometheus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<SpanText>,
 }

@@ -17,10 +17,11 @@ pub struct SyncerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3))]
     pub replicas: Option<i32>,
-    /// Pause between listings while there is work. Default: `500ms`.
+    /// Pause between listings while there is work, `10ms` to `1h`. Default: `500ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<SpanText>,
-    /// Pause between listings after one that found nothing. Default: `5s`, or `interval` on a local directory.
+    /// Pause between listings after one that found nothing, `10ms` to `1h`. Default: `5s`, or `interval` on a local
+    /// directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_interval: Option<SpanText>,
     /// Batches inserted at the same time. Default: 2.
@@ -30,7 +31,7 @@ pub struct SyncerSpec {
     /// When a batch is full. One batch is one INSERT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchSpec>,
-    /// How long loaded objects are kept before they are deleted. Default: `30s`.
+    /// How long loaded objects are kept before they are deleted, `0s` to `1d`. Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_grace: Option<SpanText>,
     /// Resources of the container. Default: neither requests nor limits.
@@ -50,10 +51,11 @@ pub struct BatchSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_rows: Option<u64>,
-    /// Bytes of uncompressed rows. Default: `128Mi`.
+    /// Bytes of uncompressed rows, `1Ki` to `2Gi`. Default: `128Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<SizeText>,
-    /// How long an object may wait for a batch to fill up while there is nothing else to do. Default: `0s`.
+    /// How long an object may wait for a batch to fill up while there is nothing else to do, `0s` to `1h`.
+    /// Default: `0s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<SpanText>,
 }

@@ -34,14 +34,14 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub records_per_second: Option<u32>,
-    /// Bytes of uncompressed requests per second. Default: no limit.
+    /// Bytes of uncompressed requests per second, `1Ki` to `4095Mi`. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<SizeText>,
     /// Seconds' worth of both rates that may come at once. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 60))]
     pub burst: Option<u32>,
-    /// Bytes of one record. Default: `spec.ingest.request.maxRecordBytes`.
+    /// Bytes of one record, `64` to `256Mi`. Default: `spec.ingest.request.maxRecordBytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_record_bytes: Option<SizeText>,
 }

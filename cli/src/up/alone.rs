@@ -7,9 +7,6 @@ use spillway_crds::validate::Scale;
 #[must_use]
 pub fn refused(pipeline: &ValidatedPipeline) -> Vec<&'static str> {
     let mut fields = Vec::new();
-    if pipeline.ingest.tls.is_some() {
-        fields.push("spec.ingest.tls: `spillway up` receives in clear text; leave it out, or put a TLS proxy before --http");
-    }
     if pipeline.suspend {
         fields.push("spec.suspend: the pipeline is suspended; set it to false to run it");
     }
@@ -29,6 +26,20 @@ pub fn left_out(pipeline: &ValidatedPipeline) -> Vec<&'static str> {
     if !matches!(pipeline.ingest.scale, Scale::Fixed(_)) {
         fields.push("spec.ingest.autoscaling: one process receives and loads");
     }
+    if pipeline.ingest.scheduling.said || pipeline.syncer.scheduling.said {
+        fields.push("spec.ingest.scheduling, spec.syncer.scheduling: there are no nodes to choose from");
+    }
+    if pipeline.image.is_some() || !pipeline.image_pull_secrets.is_empty() {
+        fields.push("spec.image, spec.imagePullSecrets: this program is what runs");
+    }
+    if pipeline.monitoring.said {
+        fields.push("spec.monitoring: metrics are at --admin and --syncer-admin");
+    }
+    if pipeline.network_policy.said {
+        fields.push(
+            "spec.networkPolicy: who reaches --http, --admin and --syncer-admin is this machine's matter",
+        );
+    }
     fields
 }
 
@@ -45,11 +56,24 @@ mod tests {
 
     #[test]
     fn what_changes_a_promise_is_refused_by_name() {
-        let asked = pipeline(json!({"suspend": true, "ingest": {"tls": {"secretRef": {"name": "t"}}}}));
-        let refused = refused(&asked);
-        assert_eq!(refused.len(), 2);
-        assert!(refused[0].starts_with("spec.ingest.tls"));
-        assert!(refused[1].starts_with("spec.suspend"));
+        for (spec, field) in
+            [(json!({"suspend": true}), "spec.suspend"), (json!({"paused": true}), "spec.paused")]
+        {
+            let refused = refused(&pipeline(spec));
+            assert!(refused.len() == 1 && refused[0].starts_with(field), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_a_cluster_can_do_is_left_out_by_name() {
+        let asked = pipeline(json!({
+            "image": "registry/spillway:1", "monitoring": {"podMonitor": "Never"}, "networkPolicy": {},
+            "ingest": {"scheduling": {"nodeSelector": {"disk": "fast"}}, "autoscaling": {"max": 3}},
+        }));
+        let left_out = left_out(&asked);
+        for field in ["autoscaling", "scheduling", "image", "monitoring", "networkPolicy"] {
+            assert!(left_out.iter().any(|line| line.contains(field)), "{field}: {left_out:?}");
+        }
     }
 
     #[test]

@@ -4,9 +4,12 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use spillway_bucket::Bucket;
-use spillway_crds::{ValidatedPipeline, settings};
+use spillway_crds::{
+    ValidatedPipeline,
+    settings::{self, Files, StandIns},
+};
 use spillway_ingest::{Listeners, Shutdown};
-use spillway_model::settings::{BucketSettings, ClickHouseSettings, Span};
+use spillway_model::settings::{ClickHouseSettings, Span};
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +31,7 @@ use crate::{
 pub struct Up {
     name: String,
     http: SocketAddr,
+    tls: bool,
     admin: SocketAddr,
     syncer_admin: SocketAddr,
     bucket: String,
@@ -79,30 +83,30 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
     let syncer_admin = ports::bind(args.syncer_admin, "the syncer's metrics", "--syncer-admin")
         .await
         .map_err(cannot_start)?;
-    let files =
-        files::write(&pipeline, &secrets, &args.data).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let unwritten = |error| Failure::new(Exit::Usage, error);
+    let mut files = files::write(&pipeline, &secrets, &args.data).map_err(unwritten)?;
+    files.tls = files::certificate(&pipeline, &secrets, &args.data).map_err(unwritten)?;
 
     let choice = Choice::make(pipeline.clickhouse.url.as_deref(), server::find());
     let server = clickhouse::start(choice, &args.data, args.clickhouse_port).await.map_err(cannot_start)?;
-    let bucket = settings::bucket(&pipeline, &files, &place::bucket_folder(&args.data));
-    let clickhouse = settings::clickhouse(&pipeline, &files, &server.url);
+    let stand_ins = place::stand_ins(&args.data, server.url.clone());
     let force = CancellationToken::new();
     let parts = start_parts(
         &pipeline,
         tenants,
-        &bucket,
-        &clickhouse,
+        (&files, &stand_ins),
         Listening { http, admin, syncer_admin },
         &force,
     )
     .await;
     match parts {
-        Ok((ingest, syncer, open)) => Ok(Up {
+        Ok(Parts { ingest, syncer, bucket, clickhouse }) => Ok(Up {
             name: pipeline.name.clone(),
             http: args.http,
+            tls: pipeline.ingest.tls.is_some(),
             admin: args.admin,
             syncer_admin: args.syncer_admin,
-            bucket: open.describe(),
+            bucket: bucket.describe(),
             clickhouse_name: server.name.clone(),
             clickhouse_url: clickhouse.url.clone(),
             table: format!("{}.{}", clickhouse.database, clickhouse.table),
@@ -128,33 +132,43 @@ struct Listening {
     syncer_admin: TcpListener,
 }
 
+/// What was started.
+struct Parts {
+    ingest: Part,
+    syncer: Part,
+    bucket: Bucket,
+    clickhouse: ClickHouseSettings,
+}
+
 async fn start_parts(
     pipeline: &ValidatedPipeline,
     tenants: spillway_model::settings::TenantsFile,
-    bucket: &BucketSettings,
-    clickhouse: &ClickHouseSettings,
+    (files, stand_ins): (&Files, &StandIns),
     Listening { http, admin, syncer_admin }: Listening,
     force: &CancellationToken,
-) -> Result<(Part, Part, Bucket), Failure> {
-    let open = Bucket::open(bucket).await.map_err(cannot_start)?;
-    let client = ClickHouse::connect(clickhouse).map_err(cannot_start)?;
-    let spec = SchemaSpec::from_settings(clickhouse);
+) -> Result<Parts, Failure> {
+    let address = |listener: &TcpListener| listener.local_addr().map_err(cannot_start);
+    let (at_http, at_admin, at_syncer) = (address(&http)?, address(&admin)?, address(&syncer_admin)?);
+    let mut ingest =
+        settings::ingest(pipeline, files, stand_ins, at_http, at_admin).map_err(place::unusable)?;
+    let syncer = settings::syncer(pipeline, files, stand_ins, at_syncer).map_err(place::unusable)?;
+    let clickhouse = syncer.clickhouse.clone();
+    let open = Bucket::open(&syncer.bucket).await.map_err(cannot_start)?;
+    let client = ClickHouse::connect(&clickhouse).map_err(cannot_start)?;
+    let spec = SchemaSpec::from_settings(&clickhouse);
     spillway_schema::apply(&client, &spec).await.map_err(cannot_start)?;
     spillway_syncer::initialise(&open, &client, &spec).await.map_err(cannot_start)?;
-    let address = |listener: &TcpListener| listener.local_addr().map_err(cannot_start);
-    let mut ingest = settings::ingest(pipeline, bucket.clone(), address(&http)?, address(&admin)?);
     if pipeline.ingest.drain_readiness_delay.is_none() {
         // There is no load balancer that would have to notice.
         ingest.drain.readiness_delay = Span(Duration::ZERO);
     }
-    let syncer = settings::syncer(pipeline, bucket.clone(), clickhouse.clone(), address(&syncer_admin)?);
     let (for_ingest, for_syncer) = (open.clone(), open.clone());
     let syncer = Part::start(|stop| parts::syncer(syncer, for_syncer, client, syncer_admin, stop));
     let listeners = Listeners { http, admin: Some(admin) };
     let force = force.clone();
     let ingest =
         Part::start(|drain| parts::ingest(ingest, tenants, for_ingest, listeners, Shutdown { drain, force }));
-    Ok((ingest, syncer, open))
+    Ok(Parts { ingest, syncer, bucket: open, clickhouse })
 }
 
 fn cannot_start(error: impl ToString) -> Failure {
@@ -195,7 +209,7 @@ impl Part {
 
 impl Up {
     pub fn http_url(&self) -> String {
-        format!("http://{}", self.http)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.http)
     }
 
     pub fn admin_url(&self) -> String {

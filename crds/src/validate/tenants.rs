@@ -147,7 +147,7 @@ fn check_limits(reader: &mut Reader, path: &str, spec: Option<&LimitsSpec>) -> L
             &format!("{path}.bytesPerSecond"),
             bytes_per_second.as_ref(),
             1 << 10,
-            u64::from(u32::MAX),
+            4095 << 20,
         ),
         burst: *burst,
         max_record_bytes: reader.size(
