@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// Serves `/metrics`, `/livez` and `/readyz` until `stop`.
+/// Serves `/metrics`, `/livez` (also as `/healthz`) and `/readyz` until `stop`. One that stands by for the Lease is
+/// ready: it does all that is asked of it.
 ///
 /// # Errors
 /// When the listener fails.
@@ -39,6 +40,7 @@ pub async fn serve(
         )
         .with_state(metrics)
         .route("/livez", get(async || "ok\n"))
+        .route("/healthz", get(async || "ok\n"))
         .route(
             "/readyz",
             get(async move || {

@@ -1,19 +1,35 @@
 //! Who holds the manifest, in words that let a process on the same machine see that the holder is dead: a
-//! restart then takes over at once instead of waiting for the manifest to stand still.
+//! restart then takes over at once instead of waiting for the manifest to stand still. With the pod's name before
+//! it, for people.
 
 use std::fs;
 
-/// `<boot id>/<pid namespace>/<pid>/<start time>`: this process, in this life of this machine.
+/// `<name>@<boot id>/<pid namespace>/<pid>/<start time>`: this process, in this life of this machine.
 #[must_use]
 pub(crate) fn myself() -> String {
     let pid = std::process::id();
-    format!("{}/{pid}/{}", here(), start_time(pid).unwrap_or_default())
+    format!("{}@{}/{pid}/{}", host(), here(), start_time(pid).unwrap_or_default())
+}
+
+/// What people call it: the pod's name, or the machine's.
+#[must_use]
+pub(crate) fn name(holder: &str) -> &str {
+    holder.split_once('@').map_or(holder, |(name, _)| name)
+}
+
+fn host() -> String {
+    let given = ["POD_NAME", "HOSTNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let mut given = given.filter(|name| !name.trim().is_empty());
+    let name = given.next().or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    name.unwrap_or_default().trim().replace('@', "-")
 }
 
 /// Whether the holder is seen to be dead. Not being able to tell is no.
 #[must_use]
 pub(crate) fn is_dead(holder: &str) -> bool {
-    let Some(rest) = holder.strip_prefix(&here()).and_then(|rest| rest.strip_prefix('/')) else {
+    // Written by an earlier version: without a name.
+    let process = holder.split_once('@').map_or(holder, |(_, process)| process);
+    let Some(rest) = process.strip_prefix(&here()).and_then(|rest| rest.strip_prefix('/')) else {
         return false;
     };
     let Some((pid, started)) = rest.split_once('/') else { return false };
@@ -55,6 +71,14 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(is_dead(&holder));
+        assert!(is_dead(&format!("a-pod@{holder}")));
+    }
+
+    #[test]
+    fn a_holder_is_called_by_its_pods_name() {
+        assert_eq!(name("logs-syncer-5f-x@boot/pid:[1]/7/99"), "logs-syncer-5f-x");
+        assert_eq!(name("boot/pid:[1]/7/99"), "boot/pid:[1]/7/99");
+        assert!(!name(&myself()).contains('/'), "{}", myself());
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod runner;
 #[cfg(test)]
 mod sim;
+pub mod standby;
 pub mod status;
 pub mod transcode;
 pub mod walk;

@@ -1,6 +1,6 @@
 //! The syncer as a process of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use spillway_model::settings::SyncerSettings;
 use spillway_schema::{ClickHouse, SchemaSpec};
 use spillway_syncer::metrics::Metrics;
 use spillway_syncer::runner::{self, SyncerError};
+use spillway_syncer::standby;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,10 @@ struct Args {
     /// when rows or batches are there without a manifest.
     #[arg(long)]
     init: bool,
+    /// How to reach the API server that has the Lease, if the settings name one. Without it: as the service account
+    /// of the pod that this runs in.
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     /// Log as `json` or `text`.
     #[arg(long, default_value = "json")]
     log: String,
@@ -72,7 +77,7 @@ async fn run(args: Args) -> u8 {
         }
     };
     let result = tokio::select! {
-        result = serve(settings, args.init) => result,
+        result = serve(settings, args.init, args.kubeconfig.as_deref()) => result,
         () = second_signal() => return FORCED,
     };
     match result {
@@ -84,14 +89,14 @@ async fn run(args: Args) -> u8 {
     }
 }
 
-fn read_settings(path: &std::path::Path) -> Result<SyncerSettings, String> {
+fn read_settings(path: &Path) -> Result<SyncerSettings, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let settings: SyncerSettings = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
     settings.validate().map_err(|error| error.to_string())?;
     Ok(settings)
 }
 
-async fn serve(settings: SyncerSettings, init: bool) -> Result<(), SyncerError> {
+async fn serve(settings: SyncerSettings, init: bool, kubeconfig: Option<&Path>) -> Result<(), SyncerError> {
     let bucket =
         Bucket::open(&settings.bucket).await.map_err(|error| SyncerError::Bucket(error.to_string()))?;
     let clickhouse = ClickHouse::connect(&settings.clickhouse)
@@ -102,6 +107,10 @@ async fn serve(settings: SyncerSettings, init: bool) -> Result<(), SyncerError> 
         applied.map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
         return runner::initialise(&bucket, &clickhouse, &spec).await;
     }
+    let elector = match &settings.lease {
+        Some(lease) => Some(standby::candidate(lease, kubeconfig).await?),
+        None => None,
+    };
     let taken = |error| {
         SyncerError::Admin(format!(
             "can't listen on {} ({error}); choose another `admin` address",
@@ -119,7 +128,10 @@ async fn serve(settings: SyncerSettings, init: bool) -> Result<(), SyncerError> 
         tracing::info!("stopping: finishing open batches");
         on_signal.cancel();
     });
-    let result = runner::run(settings, bucket, clickhouse, metrics, stop).await;
+    let result = match &elector {
+        Some(elector) => standby::run(elector, settings, bucket, clickhouse, metrics, stop).await,
+        None => runner::run(settings, bucket, clickhouse, metrics, stop).await,
+    };
     served.cancel();
     result
 }

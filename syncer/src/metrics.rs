@@ -33,6 +33,7 @@ pub struct Metrics {
     lag: Histogram,
     insert_seconds: Histogram,
     swap_seconds: Histogram,
+    leader: Gauge,
     leading: Gauge,
     epoch: Gauge<i64, AtomicI64>,
     backlog_objects: Gauge<i64, AtomicI64>,
@@ -64,6 +65,7 @@ impl Default for Metrics {
             lag: seconds(),
             insert_seconds: seconds(),
             swap_seconds: seconds(),
+            leader: Gauge::default(),
             leading: Gauge::default(),
             epoch: Gauge::default(),
             backlog_objects: Gauge::default(),
@@ -121,6 +123,11 @@ impl Default for Metrics {
         );
         r.register_with_unit("insert", "One insert", Unit::Seconds, all.insert_seconds.clone());
         r.register_with_unit("swap", "One swap of the manifest", Unit::Seconds, all.swap_seconds.clone());
+        r.register(
+            "leader",
+            "1 while this process may load: it holds the Lease, or needs none",
+            all.leader.clone(),
+        );
         r.register("leading", "1 while this process owns the manifest", all.leading.clone());
         r.register("epoch", "Epoch of the manifest", all.epoch.clone());
         r.register(
@@ -246,6 +253,10 @@ impl Metrics {
         if rows > 0 {
             self.lag.observe((now.0 - received.0).max(0) as f64 / 1_000.0);
         }
+    }
+
+    pub(crate) fn leader(&self, leader: bool) {
+        self.leader.set(i64::from(leader));
     }
 
     pub(crate) fn set(&self, gauges: Gauges) {

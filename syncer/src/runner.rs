@@ -48,6 +48,9 @@ pub enum SyncerError {
     /// The server can't be used.
     #[error("ClickHouse can't be used: {0}")]
     ClickHouse(String),
+    /// The Lease.
+    #[error("the Lease can't be used: {0}")]
+    Lease(String),
     /// A listener.
     #[error("{0}")]
     Admin(String),
@@ -65,6 +68,7 @@ impl SyncerError {
             Self::Manifest(_) => "ManifestUnusable",
             Self::Bucket(_) => "BucketUnusable",
             Self::ClickHouse(_) => "ClickHouseUnusable",
+            Self::Lease(_) => "LeaseUnusable",
             Self::Admin(_) => "PortTaken",
         }
     }
@@ -179,7 +183,17 @@ fn random_name() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
 
-/// Loads until `stop`, then finishes what it has begun and hands the manifest over.
+/// When a manifest that its writer has not released may be taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TakeOver {
+    /// When its writer is seen to be dead, or it has stood still for `takeoverAfter`.
+    WhenStill,
+    /// At once: a Lease says that its writer is gone. Should it be wrong, the epoch stops that one.
+    AtOnce,
+}
+
+/// Loads until `stop`, then finishes what it has begun and hands the manifest over. Dropped before that, it
+/// leaves what it has begun to the next writer, as if it had been killed.
 ///
 /// # Errors
 /// See [`SyncerError`]; an unreachable bucket or server is waited for.
@@ -190,6 +204,18 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), SyncerError> {
+    run_as(TakeOver::WhenStill, settings, bucket, clickhouse, metrics, stop).await
+}
+
+pub(crate) async fn run_as(
+    take_over: TakeOver,
+    settings: SyncerSettings,
+    bucket: Bucket,
+    clickhouse: ClickHouse,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(), SyncerError> {
+    let _turn = Turn::begin(&metrics);
     let Some(server) = wait_until_usable(&bucket, &clickhouse, &settings, &stop).await? else {
         return Ok(());
     };
@@ -210,6 +236,7 @@ pub async fn run(
     let (done, results) = mpsc::unbounded_channel();
     let runner = Runner {
         core: Core::new(limits(&settings), me),
+        take_over,
         settings,
         spec,
         clickhouse,
@@ -221,6 +248,7 @@ pub async fn run(
         status: StatusWriter::default(),
         reopened: BTreeSet::new(),
         foreign_said: 0,
+        tasks: CancellationToken::new(),
     };
     runner.run(results, stop).await
 }
@@ -282,8 +310,26 @@ async fn try_preflight(
 
 type SharedError = Arc<parking_lot::Mutex<Option<(Instant, LastError)>>>;
 
+/// This process is the one that loads, until this is dropped.
+struct Turn(Arc<Metrics>);
+
+impl Turn {
+    fn begin(metrics: &Arc<Metrics>) -> Self {
+        metrics.leader(true);
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.set(Gauges::default());
+        self.0.leader(false);
+    }
+}
+
 struct Runner {
     core: Core<Tag>,
+    take_over: TakeOver,
     settings: SyncerSettings,
     spec: SchemaSpec,
     clickhouse: ClickHouse,
@@ -297,6 +343,14 @@ struct Runner {
     reopened: BTreeSet<BatchId>,
     /// How many keys were last said to be no staged object's.
     foreign_said: usize,
+    /// Cancelled with the runner: nothing it began may go on without it.
+    tasks: CancellationToken,
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
 }
 
 /// What comes back from a task; besides what the core is told there are faults that end the process.
@@ -325,9 +379,7 @@ impl Runner {
                 self.begin(action);
             }
             if let Some(stop) = self.core.stopped() {
-                let stop = stop.clone();
-                self.metrics.set(Gauges::default());
-                return match stop {
+                return match stop.clone() {
                     Stop::Released => Ok(()),
                     other => Err(other.into()),
                 };
@@ -492,7 +544,7 @@ impl Runner {
         let status = Status {
             version: 1,
             at: UnixMs::now().0,
-            holder: manifest.holder.clone(),
+            holder: holder::name(&manifest.holder).to_owned(),
             epoch: manifest.epoch,
             seq: manifest.seq,
             backlog_objects: self.core.backlog_seen(),
@@ -519,9 +571,12 @@ impl Runner {
         let report = Report { errors, metrics: metrics.clone() };
         let (clickhouse, spec) = (self.clickhouse.clone(), self.spec.clone());
         let epoch = self.core.manifest().epoch;
-        tokio::spawn(async move {
+        let take_over = self.take_over;
+        let task = async move {
             let outcome = match action {
-                Action::ReadManifest => read_manifest(worker.bucket(), &clickhouse, &spec, &report).await,
+                Action::ReadManifest => {
+                    read_manifest(worker.bucket(), &clickhouse, &spec, take_over, &report).await
+                }
                 Action::Swap { expected, manifest } => {
                     Some(Outcome::Done(swap(&worker, expected.as_ref(), &manifest, &report).await))
                 }
@@ -575,7 +630,9 @@ impl Runner {
                 // The receiver is gone only when the process ends.
                 let _ = done.send(outcome);
             }
-        });
+        };
+        let tasks = self.tasks.clone();
+        tokio::spawn(async move { tasks.run_until_cancelled(task).await });
     }
 }
 
@@ -625,6 +682,7 @@ async fn read_manifest(
     bucket: &Bucket,
     clickhouse: &ClickHouse,
     spec: &SchemaSpec,
+    take_over: TakeOver,
     report: &Report,
 ) -> Option<Outcome> {
     let read = bucket.get(MANIFEST_KEY).await.map_err(WorkError::from);
@@ -633,7 +691,7 @@ async fn read_manifest(
     if let Some((bytes, tag)) = read {
         return Some(match Manifest::parse(&bytes) {
             Ok(manifest) => {
-                let holder_dead = holder::is_dead(&manifest.holder);
+                let holder_dead = take_over == TakeOver::AtOnce || holder::is_dead(&manifest.holder);
                 Outcome::Done(Done::Manifest { manifest: Arc::new(manifest), tag, holder_dead })
             }
             Err(error) => Outcome::Fatal(error.into()),

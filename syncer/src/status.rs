@@ -19,7 +19,7 @@ pub struct Status {
     pub version: u32,
     /// When it was written.
     pub at: i64,
-    /// Who wrote it.
+    /// Who wrote it: the pod's name, or the machine's.
     pub holder: String,
     /// The manifest's epoch and seq.
     pub epoch: u64,

@@ -15,7 +15,7 @@ pub use ingest::{
     Ack, DrainSettings, FlushSettings, IngestSettings, Objects, QueueSettings, RequestSettings,
     TimestampWindow, TlsSettings,
 };
-pub use syncer::{BatchSettings, SyncerSettings};
+pub use syncer::{BatchSettings, LeaseSettings, SyncerSettings};
 pub use tenants::{KeyDigest, LimitSettings, TenantSettings, TenantsCheck, TenantsFile};
 pub use units::{ByteSize, Span, UnitError};
 

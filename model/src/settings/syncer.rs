@@ -20,6 +20,9 @@ pub struct SyncerSettings {
     /// Metrics and probes.
     #[serde(default = "admin_address")]
     pub admin: SocketAddr,
+    /// With it, several syncers may run: the one that holds this Lease loads, the others stand by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseSettings>,
     /// Between listings while there is work.
     #[serde(default = "interval")]
     pub interval: Span,
@@ -55,6 +58,14 @@ pub struct SyncerSettings {
     /// For open batches to be finished when the process stops.
     #[serde(default = "drain_timeout")]
     pub drain_timeout: Span,
+}
+
+/// A Lease of Kubernetes' coordination.k8s.io/v1. It must be there; the syncer reads and updates it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseSettings {
+    pub namespace: String,
+    pub name: String,
 }
 
 /// What one insert may hold.
@@ -127,6 +138,7 @@ impl SyncerSettings {
             bucket,
             clickhouse,
             admin: admin_address(),
+            lease: None,
             interval: interval(),
             idle_interval: idle_interval(),
             concurrency: concurrency(),
@@ -148,6 +160,13 @@ impl SyncerSettings {
         check_version(self.version)?;
         self.bucket.validate()?;
         self.clickhouse.validate()?;
+        if let Some(LeaseSettings { namespace, name }) = &self.lease {
+            for (field, value) in [("lease.namespace", namespace), ("lease.name", name)] {
+                if value.is_empty() {
+                    return Err(SettingsError::value(field, "must not be empty"));
+                }
+            }
+        }
         let positive = [
             ("interval", self.interval.get().as_millis() as u64),
             ("concurrency", self.concurrency.into()),
@@ -163,5 +182,26 @@ impl SyncerSettings {
             Some((field, _)) => Err(SettingsError::value(field, "must be more than 0")),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lease: &str) -> SyncerSettings {
+        let text = format!(r#"{{"bucket": {{"directory": "/tmp/b"}}{lease}}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_lease_is_optional_and_needs_both_of_its_names() {
+        assert_eq!(read("").lease, None);
+        let written = serde_json::to_string(&read("")).unwrap();
+        assert!(!written.contains("lease"), "{written}");
+        let settings = read(r#", "lease": {"namespace": "logs", "name": "logs-syncer"}"#);
+        assert!(settings.validate().is_ok());
+        let settings = read(r#", "lease": {"namespace": "", "name": "logs-syncer"}"#);
+        assert!(matches!(settings.validate(), Err(SettingsError::Value { field: "lease.namespace", .. })));
     }
 }
