@@ -11,6 +11,8 @@
 use std::path::Path;
 
 use spillway_model::Day;
+use spillway_schema::drop::drops;
+use spillway_schema::existing::{Existing, ExistingObject};
 use spillway_schema::migrations::statements;
 use spillway_schema::views::Partition;
 use spillway_schema::{DayRange, SchemaSpec, Topology, Version, View};
@@ -81,4 +83,46 @@ fn repairs_and_folds_read_as_they_are_documented() {
         }
     }
     assert_golden("views.sql", &text);
+}
+
+/// Everything that was created, as a server would list it.
+fn created(spec: &SchemaSpec) -> Existing {
+    let replicated = if matches!(spec.topology, Topology::Cluster(_)) { "Replicated" } else { "" };
+    let mut objects = vec![
+        (spec.local(&spec.table).name, format!("{replicated}MergeTree")),
+        (spec.migrations().name, format!("{replicated}MergeTree")),
+    ];
+    if matches!(spec.topology, Topology::Cluster(_)) {
+        objects.push((spec.records().name, "Distributed".to_owned()));
+    }
+    for view in View::ALL {
+        objects.push((view.view(spec).name, "View".to_owned()));
+        objects.push((view.feed(spec).name, "MaterializedView".to_owned()));
+        objects.push((view.target(spec).name, format!("{replicated}ReplacingMergeTree")));
+    }
+    let objects = objects
+        .into_iter()
+        .map(|(name, engine)| (name, ExistingObject { engine, ..ExistingObject::default() }));
+    Existing { database: true, objects: objects.collect(), recorded: vec![1] }
+}
+
+#[test]
+fn what_reads_or_feeds_a_table_is_dropped_before_it_and_the_record_last() {
+    for (name, spec) in [("drop-single.sql", spec()), ("drop-cluster.sql", clustered())] {
+        let text: String =
+            drops(&spec, &created(&spec)).into_iter().map(|removal| format!("{};\n", removal.sql)).collect();
+        assert_golden(name, &text);
+    }
+}
+
+#[test]
+fn an_object_of_our_name_that_is_of_another_kind_is_left() {
+    let mut existing = created(&spec());
+    existing.objects.insert(
+        "logs_error_rate".to_owned(),
+        ExistingObject { engine: "MergeTree".to_owned(), ..ExistingObject::default() },
+    );
+    let drops = drops(&spec(), &existing);
+    assert!(drops.iter().all(|removal| removal.object.name != "logs_error_rate"));
+    assert_eq!(drops.len(), existing.objects.len() - 1);
 }

@@ -1,0 +1,12 @@
+DROP VIEW IF EXISTS `spillway`.`logs_error_rate_feed` ON CLUSTER `main` SYNC;
+DROP VIEW IF EXISTS `spillway`.`logs_http_latency_feed` ON CLUSTER `main` SYNC;
+DROP VIEW IF EXISTS `spillway`.`logs_tenant_volume_feed` ON CLUSTER `main` SYNC;
+DROP VIEW IF EXISTS `spillway`.`logs_error_rate` ON CLUSTER `main` SYNC;
+DROP VIEW IF EXISTS `spillway`.`logs_http_latency` ON CLUSTER `main` SYNC;
+DROP VIEW IF EXISTS `spillway`.`logs_tenant_volume` ON CLUSTER `main` SYNC;
+DROP TABLE IF EXISTS `spillway`.`logs_error_rate_batches_local` ON CLUSTER `main` SYNC;
+DROP TABLE IF EXISTS `spillway`.`logs_http_latency_batches_local` ON CLUSTER `main` SYNC;
+DROP TABLE IF EXISTS `spillway`.`logs_tenant_volume_batches_local` ON CLUSTER `main` SYNC;
+DROP TABLE IF EXISTS `spillway`.`logs` ON CLUSTER `main` SYNC;
+DROP TABLE IF EXISTS `spillway`.`logs_local` ON CLUSTER `main` SYNC;
+DROP TABLE IF EXISTS `spillway`.`logs_spillway_migrations` ON CLUSTER `main` SYNC;

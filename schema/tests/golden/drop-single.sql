@@ -1,0 +1,11 @@
+DROP VIEW IF EXISTS `spillway`.`logs_error_rate_feed`;
+DROP VIEW IF EXISTS `spillway`.`logs_http_latency_feed`;
+DROP VIEW IF EXISTS `spillway`.`logs_tenant_volume_feed`;
+DROP VIEW IF EXISTS `spillway`.`logs_error_rate`;
+DROP VIEW IF EXISTS `spillway`.`logs_http_latency`;
+DROP VIEW IF EXISTS `spillway`.`logs_tenant_volume`;
+DROP TABLE IF EXISTS `spillway`.`logs_error_rate_batches`;
+DROP TABLE IF EXISTS `spillway`.`logs_http_latency_batches`;
+DROP TABLE IF EXISTS `spillway`.`logs_tenant_volume_batches`;
+DROP TABLE IF EXISTS `spillway`.`logs`;
+DROP TABLE IF EXISTS `spillway`.`logs_spillway_migrations`;
