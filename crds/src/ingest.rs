@@ -19,7 +19,7 @@ use crate::{
 #[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))")
     .message("replicas and autoscaling exclude each other: keep one"))]
 pub struct IngestSpec {
-    /// Pods. Default: 2, unless `autoscaling` is set.
+    /// Pods; not together with `autoscaling`. Default: 2, unless that is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
@@ -121,7 +121,7 @@ pub enum Objects {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FlushSpec {
-    /// Bytes of uncompressed rows, `1Ki` to `256Mi` and not more than `queue.maxBytes`. Default: `8Mi`.
+    /// Bytes of uncompressed rows, `1Ki` to `256Mi`; not more than `queue.maxBytes`. Default: `8Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<SizeText>,
     /// Records. Default: 100000.

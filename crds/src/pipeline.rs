@@ -129,7 +129,7 @@ pub struct LogPipelineSpec {
     /// was kept. `Delete`: staged objects and tables are deleted. Default: `Retain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
-    /// The operator leaves everything as it is. Default: false.
+    /// The operator leaves everything as it is; not together with `suspend`. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
     /// Ingest is drained and scaled to zero, the syncer empties the backlog, then stops. Default: false.

@@ -12,7 +12,7 @@ pub struct LogPipelineStatus {
     /// `metadata.generation` of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One of each type in [`conditions`].
+    /// What holds of the pipeline and what does not, one of each type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(schema_with = "crate::embedded::conditions")]

@@ -54,7 +54,7 @@ pub struct S3Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
     /// ServiceAccount that the pods run under, bound to a role that may use the bucket. Default: one that the
-    /// operator makes, which may do nothing in the bucket.
+    /// operator makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub service_account: Option<String>,

@@ -1,6 +1,8 @@
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::monitoring::PodMonitorMode;
 
 /// A pipeline with this spec.
 fn pipeline(spec: Value) -> LogPipeline {
@@ -57,11 +59,62 @@ fn each_mistake_is_named_by_its_field() {
         (json!({"ingest": {"replicas": -1}}), "spec.ingest.replicas: OutOfRange"),
         (json!({"ingest": {"replicas": 2, "autoscaling": {"max": 5}}}), "spec.ingest.replicas: Exclusive"),
         (json!({"ingest": {"autoscaling": {"min": 6, "max": 5}}}), "spec.ingest.autoscaling.min: OutOfRange"),
+        (json!({"ingest": {"queue": {"maxBytes": "4Mi"}}}), "spec.ingest.flush.maxBytes: MoreThan"),
+        (json!({"paused": true, "suspend": true}), "spec.paused: Exclusive"),
+        (json!({"image": "spill way"}), "spec.image: Malformed"),
+        (json!({"imagePullSecrets": [{"name": "A_b"}]}), "spec.imagePullSecrets[0].name: Malformed"),
+        (json!({"storage": {"s3": {"bucket": "-logs"}}}), "spec.storage.s3.bucket: Malformed"),
+        (
+            json!({"storage": {"s3": {"bucket": "logs", "serviceAccount": "a/b"}}}),
+            "spec.storage.s3.serviceAccount: Malformed",
+        ),
+        (
+            json!({"ingest": {"disruption": {"maxUnavailable": 0}}}),
+            "spec.ingest.disruption.maxUnavailable: OutOfRange",
+        ),
+        (
+            json!({"ingest": {"disruption": {"maxUnavailable": "0%"}}}),
+            "spec.ingest.disruption.maxUnavailable: Malformed",
+        ),
+        (
+            json!({"syncer": {"scheduling": {"topologyKeys": ["a", ""]}}}),
+            "spec.syncer.scheduling.topologyKeys[1]: Missing",
+        ),
+        (json!({"syncer": {"replicas": 4}}), "spec.syncer.replicas: OutOfRange"),
+        (json!({"monitoring": {"interval": "0s"}}), "spec.monitoring.interval: OutOfRange"),
         (json!({"syncer": {"concurrency": 0}}), "spec.syncer.concurrency: OutOfRange"),
         (json!({"syncer": {"interval": "1ms"}}), "spec.syncer.interval: OutOfRange"),
     ] {
         assert_eq!(mistakes(spec.clone()), [mistake], "{spec}");
     }
+}
+
+#[test]
+fn a_name_must_leave_room_for_those_of_the_objects_named_after_it() {
+    let problem = |name: &str| {
+        let pipeline = LogPipeline::new(name, LogPipelineSpec::default());
+        validate(&pipeline).err().map(|errors| errors[0].problem.reason())
+    };
+    for good in ["a", "logs", "logs-2", &"a".repeat(40)] {
+        assert_eq!(problem(good), None, "{good}");
+    }
+    for bad in ["Logs", "1logs", "logs-", "logs.prod", &"a".repeat(41)] {
+        assert_eq!(problem(bad), Some("Malformed"), "{bad}");
+    }
+    assert_eq!(problem(""), Some("Missing"));
+}
+
+#[test]
+fn what_a_cluster_needs_has_defaults_that_are_never_to_change() {
+    let valid = validate(&pipeline(json!({}))).unwrap();
+    let zones = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"];
+    assert_eq!(valid.ingest.scheduling.topology_keys, zones);
+    assert_eq!(valid.syncer.scheduling.topology_keys, zones);
+    assert_eq!(valid.ingest.max_unavailable, IntOrString::Int(1));
+    assert_eq!((valid.syncer.replicas, valid.network_policy.enabled), (2, true));
+    assert_eq!(valid.monitoring.pod_monitor, PodMonitorMode::Auto);
+    let none = json!({"ingest": {"scheduling": {"topologyKeys": []}}});
+    assert!(validate(&pipeline(none)).unwrap().ingest.scheduling.topology_keys.is_empty());
 }
 
 #[test]

@@ -27,7 +27,8 @@ pub(crate) fn below(path: &str, schema: &JSONSchemaProps) -> Vec<Field> {
 }
 
 /// What the numbers of the spec count: each of their descriptions begins with one of these.
-const COUNTED: [(&str, &str); 10] = [
+const COUNTED: [(&str, &str); 11] = [
+    ("Pods, or percent", "pods or percent"),
     ("Pods", "pods"),
     ("Percent", "percent"),
     ("Records", "records"),
@@ -45,10 +46,14 @@ impl Field {
         self.schema.description.clone().unwrap_or_default().replace('\n', " ")
     }
 
-    /// Without the sentence about the default.
+    /// Without the sentence about the default, and without the bounds.
     pub(crate) fn meaning(&self) -> String {
         let text = self.text();
-        text.split("Default: ").next().unwrap_or_default().trim().to_owned()
+        let meaning = text.split("Default: ").next().unwrap_or_default().trim();
+        match self.said_bounds() {
+            Some((least, most)) => meaning.replace(&format!(", `{least}` to `{most}`"), ""),
+            None => meaning.to_owned(),
+        }
     }
 
     /// What follows `Default: `.
@@ -106,7 +111,7 @@ impl Field {
 
     /// Least and most of a size or duration, as its description says: `` `1Ki` to `256Mi` ``.
     pub(crate) fn said_bounds(&self) -> Option<(String, String)> {
-        let text = self.meaning();
+        let text = self.text();
         let (before, after) = text.split_once("` to `")?;
         let (least, most) = (before.rsplit('`').next()?, after.split('`').next()?);
         Some((least.to_owned(), most.to_owned()))
