@@ -9,6 +9,8 @@ pub mod manifest;
 pub mod metrics;
 pub mod output;
 pub mod place;
+pub mod plan;
+pub mod render;
 pub mod send;
 pub mod status;
 pub mod up;
@@ -31,6 +33,10 @@ enum Command {
     Up(up::Args),
     /// Send generated logs and check in ClickHouse that each is there once
     Send(send::Args),
+    /// Write the objects, bucket settings and schema that the operator would make of a pipeline
+    Render(render::Args),
+    /// Show what applying a pipeline would change in a cluster, and change nothing
+    Plan(plan::Args),
     /// Show backlog, lag, rates and the last error
     Status(status::Args),
     /// List, show and replay what could not be loaded
@@ -52,6 +58,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         match cli.command {
             Command::Up(args) => up::run(args).await,
             Command::Send(args) => send::run(args).await,
+            Command::Render(args) => render::run(&args),
+            Command::Plan(args) => plan::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
             Command::Audit(args) => audit::run(args).await,
