@@ -12,6 +12,7 @@ use crate::{
     errors::ApiError,
     inventory::{Observed, Rollout},
     kinds::{Id, Kind},
+    secret_cache::Named,
     target::Target,
 };
 
@@ -35,15 +36,32 @@ pub(crate) async fn dereference(
     spec: &LogPipelineSpec,
 ) -> Result<Dereferenced, ApiError> {
     let named = ctx.secrets.get(&ctx.client, &target.namespace, secret_names(spec)).await?;
-    Ok(Dereferenced {
-        secrets: named.secrets,
-        versions: named.versions,
-        objects: ctx.inventory.of(&target.place()),
-        pod_monitor: ctx.pod_monitors.load(Ordering::Relaxed),
-    })
+    Ok(Dereferenced::with(ctx, target, named))
+}
+
+/// With Secrets that are gone as they were last read.
+///
+/// # Errors
+/// When a Secret can't be read.
+pub(crate) async fn last_known(
+    ctx: &Ctx,
+    target: &Target,
+    spec: &LogPipelineSpec,
+) -> Result<Dereferenced, ApiError> {
+    let named = ctx.secrets.get_or_last_known(&ctx.client, &target.namespace, secret_names(spec)).await?;
+    Ok(Dereferenced::with(ctx, target, named))
 }
 
 impl Dereferenced {
+    fn with(ctx: &Ctx, target: &Target, named: Named) -> Self {
+        Self {
+            secrets: named.secrets,
+            versions: named.versions,
+            objects: ctx.inventory.of(&target.place()),
+            pod_monitor: ctx.pod_monitors.load(Ordering::Relaxed),
+        }
+    }
+
     /// A Deployment of the pipeline's own.
     pub(crate) fn rollout(&self, name: &str, owner: &str) -> Option<&Rollout> {
         let id = Id { kind: Kind::Deployment, name: name.to_owned() };

@@ -66,8 +66,18 @@ impl ApiError {
 fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        other => chain(other),
     }
+}
+
+/// With its innermost cause: the outer ones only say that a request failed.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let (mut inner, text) = (error, error.to_string());
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    let cause = inner.to_string();
+    if text.contains(&cause) { text } else { format!("{text}: {cause}") }
 }
 
 /// A call with a limit. `what` names it for people, such as `apply Deployment logs-ingest`.

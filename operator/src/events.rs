@@ -6,6 +6,7 @@ use kube::runtime::events::{Event, EventType};
 use crate::{
     conditions::{Change, Truth, Type},
     ctx::Ctx,
+    errors,
 };
 
 /// Longest note that the API server takes, in bytes.
@@ -71,7 +72,8 @@ async fn send(ctx: &Ctx, pipeline: &ObjectReference, event: Event) {
     let limit = std::time::Duration::from_secs(10);
     let problem = match tokio::time::timeout(limit, publishing).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(kube::Error::Api(status))) => status.message.clone(),
+        Ok(Err(error)) => errors::chain(&error),
         Err(_) => "no answer within 10 s".to_owned(),
     };
     tracing::warn!(reason = event.reason, note = event.note, "an event could not be published: {problem}");

@@ -36,6 +36,8 @@ pub(crate) struct Memory {
     pub(crate) status: Option<(u64, LogPipelineStatus)>,
     pub(crate) progress_written: Option<Instant>,
     pub(crate) cleanup_failures: u32,
+    /// What the cleanup has done, for people.
+    pub(crate) cleaned: Vec<String>,
     pub(crate) dropped: bool,
     pub(crate) emptied: bool,
 }

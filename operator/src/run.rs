@@ -27,6 +27,7 @@ use crate::{
     args::{Args, LogFormat},
     controller,
     ctx::{Config, Ctx},
+    errors,
     metrics::{Counted, Metrics},
     plan::names::FIELD_MANAGER,
 };
@@ -67,6 +68,11 @@ pub async fn run(args: Args) -> ExitCode {
 
 fn start_logs(format: LogFormat) {
     let filter = EnvFilter::try_from_env("SPILLWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // It logs each failed request as an error of its own; whoever asked says it better.
+    let filter = match "kube_client::client::builder=off".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -185,7 +191,7 @@ async fn find_server(client: Client, ready: Arc<AtomicBool>) {
                 ready.store(true, Ordering::Relaxed);
                 return;
             }
-            Err(error) => tracing::warn!("the API server does not answer: {error}"),
+            Err(error) => tracing::warn!("the API server does not answer: {}", errors::chain(&error)),
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }

@@ -58,7 +58,6 @@ impl SecretCache {
             }
             Event::Delete(metadata) => {
                 let key = key(&metadata);
-                self.contents.lock().remove(&key);
                 self.versions.lock().remove(&key).map(|_| key).into_iter().collect()
             }
             Event::InitDone => {
@@ -71,8 +70,6 @@ impl SecretCache {
                     }
                     keep
                 });
-                let mut contents = self.contents.lock();
-                gone.iter().for_each(|key| drop(contents.remove(key)));
                 gone
             }
         }
@@ -110,6 +107,31 @@ impl SecretCache {
         Ok(named)
     }
 
+    /// As [`SecretCache::get`], and of those that are gone what was in them when they were last read: a namespace that
+    /// is being deleted takes its Secrets before the pipeline that still needs them to clean up.
+    ///
+    /// # Errors
+    /// As [`SecretCache::get`].
+    pub(crate) async fn get_or_last_known(
+        &self,
+        client: &Client,
+        namespace: &str,
+        names: impl IntoIterator<Item = String> + Clone,
+    ) -> Result<Named, ApiError> {
+        let mut named = self.get(client, namespace, names.clone()).await?;
+        let gone: Vec<String> =
+            names.into_iter().filter(|name| named.secrets.entries(name).is_none()).collect();
+        let contents = self.contents.lock();
+        for name in gone {
+            if let Some((version, secret)) = contents.get(&(namespace.to_owned(), name.clone())) {
+                named.secrets.insert(secret.clone());
+                named.versions.insert(name, version.clone());
+            }
+        }
+        drop(contents);
+        Ok(named)
+    }
+
     /// Forgets what is in the Secrets of a namespace that no pipeline there names any more.
     pub(crate) fn keep_only(&self, namespace: &str, named: &HashSet<String>) {
         self.contents.lock().retain(|(place, name), _| place != namespace || named.contains(name));
@@ -131,6 +153,30 @@ mod tests {
 
     fn key(name: &str) -> Key {
         ("ns".into(), name.into())
+    }
+
+    #[tokio::test]
+    async fn what_was_in_a_secret_that_is_gone_is_known_until_no_pipeline_names_it() {
+        let (cache, mut relist) = (SecretCache::default(), Relist::default());
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // Nothing is asked of it here.
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let content: Secret =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}, "stringData": {"k": "v"}})).unwrap();
+        cache.take(None, &mut relist, Event::Apply(secret("a", "1")));
+        cache.contents.lock().insert(key("a"), ("1".into(), content));
+        cache.take(None, &mut relist, Event::Delete(secret("a", "1")));
+        let found = async |last: bool| {
+            let names = ["a".to_owned()];
+            let named = match last {
+                true => cache.get_or_last_known(&client, "ns", names).await,
+                false => cache.get(&client, "ns", names).await,
+            };
+            named.unwrap().secrets.entries("a").is_some()
+        };
+        assert_eq!((found(false).await, found(true).await), (false, true));
+        cache.keep_only("ns", &HashSet::new());
+        assert!(!found(true).await);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{FINALIZER, Progress, Release, SKIP_ANNOTATION, Step, Workload, step}
 use crate::{
     backoff::delay,
     ctx::Ctx,
-    dereference::{Dereferenced, dereference},
+    dereference::{Dereferenced, dereference, last_known},
     errors::{ApiError, call},
     events::{self, Reason},
     failpoint::failpoint,
@@ -88,15 +88,15 @@ pub(crate) async fn clean_up(
             }
             Step::Release(release) => {
                 failpoint("before-release");
-                say_released(ctx, target, object, release, &place).await;
+                say_released(ctx, target, object, release, &place, &memory.cleaned).await;
                 finalizers::release(ctx, target, metadata).await.map_err(Failed::at("cleanup"))?;
                 return Ok(Action::await_change());
             }
         };
         match outcome {
             Ok(said) => {
-                memory.failures = 0;
-                events::publish(ctx, &target.reference, Reason::CleanedUp, said).await;
+                memory.cleanup_failures = 0;
+                memory.cleaned.push(said);
             }
             Err(why) => {
                 say_failed(ctx, target, why).await;
@@ -121,28 +121,43 @@ struct Known {
     seen: Dereferenced,
 }
 
+impl Known {
+    /// The inner error: Secrets that are missing.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    fn of(pipeline: &LogPipeline, seen: Dereferenced) -> Result<Result<Self, String>, String> {
+        let valid = validate(pipeline).map_err(|errors| findings::text(&errors))?;
+        let inputs = Inputs { secrets: seen.secrets.clone(), ..Inputs::default() };
+        let plan = plan::plan(&valid, &inputs).map_err(|error| error.to_string())?;
+        if plan.secret_errors.is_empty() {
+            return Ok(Ok(Self { valid, plan, seen }));
+        }
+        Ok(Err(findings::text(&plan.secret_errors)))
+    }
+}
+
 impl Place {
     async fn find(ctx: &Ctx, target: &Target, pipeline: Option<&LogPipeline>) -> Self {
+        let Some(pipeline) = pipeline else {
+            return Self::Blocked { why: "the object can't be read".to_owned(), hopeless: false };
+        };
         let blocked = |why: String| Self::Blocked { why, hopeless: false };
-        let Some(pipeline) = pipeline else { return blocked("the object can't be read".to_owned()) };
-        let seen = match dereference(ctx, target, &pipeline.spec).await {
-            Ok(seen) => seen,
+        let missing = match dereference(ctx, target, &pipeline.spec).await {
             Err(error) => return blocked(error.to_string()),
+            Ok(seen) => match Known::of(pipeline, seen) {
+                Ok(Ok(known)) => return Self::Known(Box::new(known)),
+                Ok(Err(missing)) => missing,
+                Err(why) => return blocked(why),
+            },
         };
-        let valid = match validate(pipeline) {
-            Ok(valid) => valid,
-            Err(errors) => return blocked(findings::text(&errors)),
-        };
-        let inputs = Inputs { secrets: seen.secrets.clone(), ..Inputs::default() };
-        let plan = match plan::plan(&valid, &inputs) {
-            Ok(plan) => plan,
-            Err(error) => return blocked(error.to_string()),
-        };
-        if plan.secret_errors.is_empty() {
-            return Self::Known(Box::new(Known { valid, plan, seen }));
+        if !namespace_is_going(ctx, target).await {
+            return blocked(missing);
         }
-        let hopeless = namespace_is_going(ctx, target).await;
-        Self::Blocked { why: findings::text(&plan.secret_errors), hopeless }
+        match last_known(ctx, target, &pipeline.spec).await.map(|seen| Known::of(pipeline, seen)) {
+            Ok(Ok(Ok(known))) => Self::Known(Box::new(known)),
+            _ => Self::Blocked { why: missing, hopeless: true },
+        }
     }
 
     /// # Errors
@@ -305,10 +320,22 @@ async fn say_failed(ctx: &Ctx, target: &Target, why: String) {
     events::publish(ctx, &target.reference, Reason::CleanupFailed, note).await;
 }
 
-async fn say_released(ctx: &Ctx, target: &Target, object: &Object, release: Release, place: &Place) {
+async fn say_released(
+    ctx: &Ctx,
+    target: &Target,
+    object: &Object,
+    release: Release,
+    place: &Place,
+    cleaned: &[String],
+) {
+    let done = cleaned.join("; ");
     let seconds = ctx.config.cleanup_timeout.as_secs();
     let why = match release {
-        Release::Done => return,
+        // One event for all of it: of several of one reason only the first one's note is kept.
+        Release::Done => {
+            tracing::info!(pipeline = target.name, namespace = target.namespace, "cleaned up: {done}");
+            return events::publish(ctx, &target.reference, Reason::CleanedUp, done).await;
+        }
         Release::Retained => "deletionPolicy is Retain".to_owned(),
         Release::Skipped => format!("the annotation {SKIP_ANNOTATION} says so"),
         Release::TimedOut => format!("the cleanup took longer than {seconds} s"),
@@ -319,8 +346,10 @@ async fn say_released(ctx: &Ctx, target: &Target, object: &Object, release: Rele
     };
     let reason = if release == Release::Retained { Reason::Kept } else { Reason::CleanupGivenUp };
     let what = object.0.as_ref().map_or_else(|_| "bucket and tables".to_owned(), what_is_kept);
-    tracing::warn!(pipeline = target.name, namespace = target.namespace, "{what} may be left: {why}");
-    events::publish(ctx, &target.reference, reason, format!("{what} may be left: {why}")).await;
+    let done = if done.is_empty() { String::new() } else { format!("; done before: {done}") };
+    let note = format!("{what} may be left: {why}{done}");
+    tracing::warn!(pipeline = target.name, namespace = target.namespace, "{note}");
+    events::publish(ctx, &target.reference, reason, note).await;
 }
 
 /// Where the data of a pipeline is, for people who have to find it.

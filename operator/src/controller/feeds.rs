@@ -28,7 +28,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{Ref, api, registry::Registry};
 use crate::{
     ctx::Ctx,
-    errors::call,
+    errors::{self, call},
     events,
     inventory::{PipelineRef, Relist, Seen},
     kinds::Kind,
@@ -115,17 +115,18 @@ async fn follow<K>(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                failing = false;
                 let done = matches!(event, Event::InitDone);
+                // That a list begins is no success yet.
+                failing &= matches!(event, Event::Init);
                 take(event);
                 if done {
                     listed = None;
                 }
             }
-            Err(error) if failing => tracing::debug!(what, "{error}"),
+            Err(error) if failing => tracing::debug!(what, "{}", errors::chain(&error)),
             Err(error) => {
                 failing = true;
-                tracing::warn!(what, "can't be watched, trying again: {error}");
+                tracing::warn!(what, "can't be watched, trying again: {}", errors::chain(&error));
             }
         }
     }
