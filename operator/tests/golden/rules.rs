@@ -25,7 +25,7 @@ fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String
 
 /// Every selector of a component's objects selects its pods, and neither those of the other component nor those of
 /// another pipeline.
-pub fn selectors_fit(objects: &Objects, others: &Objects) {
+pub(crate) fn selectors_fit(objects: &Objects, others: &Objects) {
     let ingest = &objects.ingest_deployment.deployment;
     let syncer = &objects.syncer_deployment;
     let all = [ingest, syncer, &others.ingest_deployment.deployment, &others.syncer_deployment];
@@ -74,7 +74,7 @@ pub fn selectors_fit(objects: &Objects, others: &Objects) {
 }
 
 /// The restricted level of the Pod Security Standards, and a read-only root besides.
-pub fn restricted(deployment: &Deployment) {
+pub(crate) fn restricted(deployment: &Deployment) {
     let PodTemplateSpec { spec: Some(pod), .. } = template(deployment) else { panic!("no pod") };
     let PodSpec { host_network, host_pid, host_ipc, host_users: _, init_containers, .. } = pod;
     assert!([host_network, host_pid, host_ipc].iter().all(|host| host.is_none()));

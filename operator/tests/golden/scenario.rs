@@ -13,8 +13,8 @@ const SERVER: Version = Version::new(26, 9, 0);
 const LONGEST: usize = 4_000;
 
 #[derive(Clone)]
-pub struct Scenario {
-    pub name: String,
+pub(crate) struct Scenario {
+    pub(crate) name: String,
     pipeline: LogPipeline,
     secrets: Vec<Secret>,
     operators_image: String,
@@ -26,7 +26,7 @@ fn folder() -> PathBuf {
 }
 
 /// Every scenario.
-pub fn all() -> impl Iterator<Item = Scenario> {
+pub(crate) fn all() -> impl Iterator<Item = Scenario> {
     let mut names: Vec<String> = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -39,9 +39,9 @@ pub fn all() -> impl Iterator<Item = Scenario> {
 }
 
 impl Scenario {
-    pub const UID: &str = "5f1e7a8c-0000-4000-8000-000000000001";
+    pub(crate) const UID: &str = "5f1e7a8c-0000-4000-8000-000000000001";
 
-    pub fn read(name: &str) -> Self {
+    pub(crate) fn read(name: &str) -> Self {
         let text = std::fs::read_to_string(folder().join(format!("{name}.yaml"))).unwrap();
         let (mut pipelines, mut secrets) = (Vec::new(), Vec::new());
         for document in text.split("\n---\n") {
@@ -99,37 +99,37 @@ impl Scenario {
         }
     }
 
-    pub fn pipeline_name(&self) -> &str {
+    pub(crate) fn pipeline_name(&self) -> &str {
         self.pipeline.metadata.name.as_deref().unwrap()
     }
 
-    pub fn status_image(&self) -> Option<&str> {
+    pub(crate) fn status_image(&self) -> Option<&str> {
         self.pipeline.status.as_ref()?.image.as_deref()
     }
 
-    pub fn golden(&self) -> PathBuf {
+    pub(crate) fn golden(&self) -> PathBuf {
         folder().join(format!("{}.plan.yaml", self.name))
     }
 
-    pub fn named(mut self, name: &str) -> Self {
+    pub(crate) fn named(mut self, name: &str) -> Self {
         self.pipeline.metadata.name = Some(name.to_owned());
         self
     }
 
     /// With the image that the operator's own version would choose.
-    pub fn started_with(mut self, image: &str) -> Self {
+    pub(crate) fn started_with(mut self, image: &str) -> Self {
         self.operators_image = image.to_owned();
         self
     }
 
-    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
         let mut spec = serde_json::to_value(&self.pipeline.spec).unwrap();
         change(&mut spec);
         self.pipeline.spec = serde_json::from_value(spec).unwrap();
         self
     }
 
-    pub fn secret(mut self, name: &str, entry: &str, value: &str) -> Self {
+    pub(crate) fn secret(mut self, name: &str, entry: &str, value: &str) -> Self {
         self.set_secret(name, entry, value);
         self
     }
@@ -150,20 +150,20 @@ impl Scenario {
         }
     }
 
-    pub fn without_secret(mut self, name: &str) -> Self {
+    pub(crate) fn without_secret(mut self, name: &str) -> Self {
         self.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(name));
         self
     }
 
     /// As observed once it has been applied.
-    pub fn running(mut self) -> Self {
+    pub(crate) fn running(mut self) -> Self {
         let objects = self.plan().objects;
         self.observed.ingest = Some(Workload::of(&objects.ingest_deployment.deployment));
         self.observed.syncer = Some(Workload::of(&objects.syncer_deployment));
         self
     }
 
-    pub fn try_plan(&self) -> Result<Plan, PlanError> {
+    pub(crate) fn try_plan(&self) -> Result<Plan, PlanError> {
         let spec_image = self.pipeline.spec.image.as_deref();
         let image = spec_image.or(self.status_image()).unwrap_or(&self.operators_image).to_owned();
         let version = |secret: &Secret| {
@@ -180,13 +180,13 @@ impl Scenario {
         plan(&validate(&self.pipeline).unwrap(), &inputs)
     }
 
-    pub fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Plan {
         self.try_plan().unwrap()
     }
 
     /// The plan as `spillway render` shows it, without what is too long to be read and without the version that a
     /// migration is recorded with.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let text = render::render(&self.plan(), SERVER).unwrap();
         let short = |line: &str| match line.len() {
             length if length > LONGEST => format!("({length} characters)\n"),
@@ -196,7 +196,7 @@ impl Scenario {
         text.replace(concat!("spillway ", env!("CARGO_PKG_VERSION")), "spillway (version)")
     }
 
-    pub fn objects_text(&self) -> String {
+    pub(crate) fn objects_text(&self) -> String {
         let manifests = self.plan().objects.list().unwrap();
         manifests.iter().map(|manifest| format!("{}\n", manifest.value)).collect()
     }
