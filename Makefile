@@ -8,10 +8,10 @@ ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test crash bench lint tools bins pytest crd
+.PHONY: help run test test-operator crash bench lint tools bins pytest crd
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until Ctrl-C (ARGS=--once: don't go on)
 	cargo build -p spillway-cli
@@ -22,6 +22,9 @@ test: tools pytest bins ## Run every test
 	cargo test --workspace 2>&1 | tee target/test.log
 	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
 		END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 }' target/test.log
+
+test-operator: tools bins ## Run the operator against a real control plane (ARGS: words of the tests' names)
+	cargo test -p spillway-tests --test operator -- $(ARGS)
 
 crash: tools bins ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
@@ -34,7 +37,7 @@ lint: ## Formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-tools: ## Fetch and build what the tests start (MinIO, chdb-core)
+tools: ## Fetch and build what the tests start: MinIO, chdb-core, Kubernetes, helm (the first time 10 minutes and more)
 	tests/tools/install.sh
 
 # System tests start the programs as they are installed.

@@ -15,6 +15,7 @@
 pub mod child;
 pub mod front;
 pub mod http;
+pub mod kubernetes;
 pub mod minio;
 pub mod pipeline;
 pub mod process;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the servers that the tests run against, at pinned versions, into a cache outside the repository:
-#   ${XDG_CACHE_HOME:-~/.cache}/spillway/tools/minio-<version>
+#   ${XDG_CACHE_HOME:-~/.cache}/spillway/tools/{minio,kubernetes,helm}-<version>
 #   ${XDG_CACHE_HOME:-~/.cache}/spillway/chdb-<version>/bin/python
-# Does nothing for what is already there. Usage: install.sh [minio] [chdb] [strace]   (default: all)
+# Does nothing for what is already there. Usage: install.sh [minio] [chdb] [strace] [kubernetes] [helm]   (default: all)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,20 +13,43 @@ say() { echo "tools: $*"; }
 fail() { echo "tools: $*" >&2; exit 1; }
 
 minio_version() { awk '$1 == "github.com/minio/minio" { print $2 }' "$here/minio/go.mod"; }
+kubernetes_version() { awk '$1 == "k8s.io/kubernetes" { print $2 }' "$here/kubernetes/go.mod"; }
+helm_version() { awk '$1 == "helm.sh/helm/v3" { print $2 }' "$here/kubernetes/go.mod"; }
 chdb_version() { sed -n 's/^chdb-core==\([^ \\]*\).*/\1/p' "$root/clickhouse-front/requirements.txt"; }
 
-install_minio() {
-    local version target
-    version=$(minio_version)
-    target=$cache/tools/minio-$version
-    if [ -x "$target" ]; then say "minio $version is there: $target"; return; fi
-    command -v go >/dev/null || fail "building MinIO needs the go command: install Go 1.24 or later"
-    say "building minio $version (some minutes, once)"
+# go_tool NAME VERSION FOLDER PACKAGE TIME [LDFLAGS]: builds PACKAGE of the module in FOLDER.
+go_tool() {
+    local name=$1 version=$2 folder=$3 package=$4 time=$5 flags=${6:-} target
+    [ -n "$version" ] || fail "$folder/go.mod does not pin $name"
+    target=$cache/tools/$name-$version
+    if [ -x "$target" ]; then say "$name $version is there: $target"; return; fi
+    command -v go >/dev/null || fail "building $name needs the go command: install Go 1.25 or later"
+    say "building $name $version (about $time on two cores, once)"
     # A name of its own until it is whole: a half-written file must never look installed.
-    (cd "$here/minio" && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags '-s -w' \
-        -o "$target.$$" github.com/minio/minio)
+    (cd "$here/$folder" && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags "-s -w $flags" \
+        -o "$target.$$" "$package")
     mv "$target.$$" "$target"
-    say "minio $version built: $target"
+    say "$name $version built: $target"
+}
+
+install_minio() { go_tool minio "$(minio_version)" minio github.com/minio/minio "3 minutes"; }
+
+# etcd, API server, controllers and kubectl in one binary. Without the flags it calls itself v0.0.0.
+install_kubernetes() {
+    local version minor
+    version=$(kubernetes_version)
+    minor=$(cut -d. -f2 <<< "$version")
+    local set="-X k8s.io/component-base/version"
+    go_tool kubernetes "$version" kubernetes . "6 minutes" \
+        "$set.gitVersion=$version $set.gitMajor=1 $set.gitMinor=$minor"
+}
+
+# Without the flags it takes every cluster for v1.20.
+install_helm() {
+    local minor set="-X helm.sh/helm/v3/pkg"
+    minor=$(kubernetes_version | cut -d. -f2)
+    go_tool helm "$(helm_version)" kubernetes helm.sh/helm/v3/cmd/helm "1 minute" \
+        "$set/chartutil.k8sVersionMajor=1 $set/chartutil.k8sVersionMinor=$minor $set/lint/rules.k8sVersionMajor=1 $set/lint/rules.k8sVersionMinor=$minor"
 }
 
 install_chdb() {
@@ -69,11 +92,13 @@ mkdir -p "$cache/tools"
 # One installer at a time: make and a test run may both ask.
 exec 9>"$cache/tools/.lock"
 flock 9
-for tool in ${*:-minio chdb strace}; do
+for tool in ${*:-minio chdb strace kubernetes helm}; do
     case $tool in
         minio) install_minio ;;
         chdb) install_chdb ;;
         strace) install_strace ;;
-        *) fail "unknown tool '$tool': minio, chdb or strace" ;;
+        kubernetes) install_kubernetes ;;
+        helm) install_helm ;;
+        *) fail "unknown tool '$tool': minio, chdb, strace, kubernetes or helm" ;;
     esac
 done

@@ -1,0 +1,86 @@
+//! The operator against a real control plane, MinIO and ClickHouse, as a process under its own ServiceAccount.
+//!
+//! Each test has a namespace, a bucket and a database of its own and ends at rest: nothing is written any more,
+//! and there are no events but those that it names. Ends with the line of any other test program.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code: a failed step is a failed test"
+)]
+
+mod autoscaling;
+mod changes;
+mod claim;
+mod crd;
+mod creation;
+mod deletion;
+mod drift;
+mod end_to_end;
+mod outside;
+mod ownership;
+mod rights;
+mod secrets;
+mod survival;
+
+use std::process::ExitCode;
+
+use claim::Claim;
+use libtest_mimic::{Arguments, Trial};
+use spillway_tests::kubernetes::world::World;
+
+/// Tests mostly wait, so more of them than there are cores.
+const SIDE_BY_SIDE: usize = 8;
+
+fn claims() -> Vec<Claim> {
+    [
+        crd::claims(),
+        creation::claims(),
+        changes::claims(),
+        drift::claims(),
+        ownership::claims(),
+        autoscaling::claims(),
+        secrets::claims(),
+        outside::claims(),
+        deletion::claims(),
+        survival::claims(),
+        rights::claims(),
+        end_to_end::claims(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Parts of names, of which libtest-mimic takes but one, and all else.
+fn words(arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let (mut words, mut flags): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    for (place, argument) in arguments.into_iter().enumerate() {
+        let takes_a_value = ["--test-threads", "--skip", "--format", "--color", "--logfile"];
+        let value = flags.last().is_some_and(|flag| takes_a_value.contains(&flag.as_str()));
+        let list = if place > 0 && !argument.starts_with('-') && !value { &mut words } else { &mut flags };
+        list.push(argument);
+    }
+    (words, flags)
+}
+
+fn main() -> ExitCode {
+    let (words, flags) = words(std::env::args().collect());
+    let mut arguments = Arguments::from_iter(flags);
+    arguments.test_threads = arguments.test_threads.or(Some(SIDE_BY_SIDE));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let world = (!arguments.list).then(|| runtime.block_on(World::start()));
+    let named = |claim: &Claim| words.is_empty() || words.iter().any(|word| claim.name.contains(word));
+    let trials = claims().into_iter().filter(named).map(|claim| {
+        let (handle, world) = (runtime.handle().clone(), world.clone());
+        Trial::test(claim.name.clone(), move || {
+            let world = world.ok_or("nothing was started")?;
+            handle.block_on(claim.show(&world));
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
