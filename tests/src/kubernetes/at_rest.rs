@@ -65,7 +65,11 @@ pub async fn stands_still(space: &Space) {
             .map(|(name, _)| name)
             .chain(before.keys().filter(|name| !now.contains_key(*name)))
             .collect();
-        assert!(began.elapsed() < SETTLE, "{} never comes to rest, last changed: {changed:?}", space.namespace);
+        assert!(
+            began.elapsed() < SETTLE,
+            "{} never comes to rest, last changed: {changed:?}",
+            space.namespace
+        );
         quiet_since = Instant::now();
         before = now;
     }
@@ -101,7 +105,12 @@ pub async fn no_unexpected_events(space: &Space, expected: &BTreeSet<String>) {
         .filter(|event| {
             let reason = event.reason.as_deref().unwrap_or_default();
             let source = event.deprecated_source.as_ref().and_then(|source| source.component.as_deref());
-            let by = event.reporting_controller.as_deref().filter(|by| !by.is_empty()).or(source).unwrap_or_default();
+            let by = event
+                .reporting_controller
+                .as_deref()
+                .filter(|by| !by.is_empty())
+                .or(source)
+                .unwrap_or_default();
             !(USUAL.contains(&reason) || by == FROM_THE_AUTOSCALER || expected.contains(reason))
         })
         .map(|event| {

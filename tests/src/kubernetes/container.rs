@@ -63,7 +63,8 @@ fn listen_on(path: &Path, root: &Path, http: u16, admin: u16) {
 
 async fn mount(space: &Space, pod: &PodSpec, root: &Path) {
     for mount in pod.containers[0].volume_mounts.iter().flatten() {
-        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).expect("the volume");
+        let volume =
+            pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).expect("the volume");
         let dir = root.join(mount.mount_path.trim_start_matches('/'));
         std::fs::create_dir_all(&dir).expect("the mount's folder");
         for (path, bytes) in content(space, volume).await {

@@ -42,7 +42,8 @@ impl ControlPlane {
     pub async fn start() -> Self {
         // Fails when it was done before, which is as good.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let dir = tempfile::Builder::new().prefix("spillway-control-plane-").tempdir().expect("a temporary folder");
+        let dir =
+            tempfile::Builder::new().prefix("spillway-control-plane-").tempdir().expect("a temporary folder");
         let certificate = write_keys(dir.path());
         let token = |user: &str| format!("{user}-{:032x}", rand::random::<u128>());
         let (admin_token, controllers_token) = (token("admin"), token("controllers"));
@@ -180,7 +181,8 @@ fn start_controllers(dir: &Path, kubeconfig: &Path) -> Process {
 }
 
 async fn install_crd(admin: &Client) {
-    let crd: CustomResourceDefinition = serde_saphyr::from_str(CRD).expect("crds/logpipelines.yaml can be read");
+    let crd: CustomResourceDefinition =
+        serde_saphyr::from_str(CRD).expect("crds/logpipelines.yaml can be read");
     let api: Api<CustomResourceDefinition> = Api::all(admin.clone());
     let name = crd.name_any();
     let applied = api.patch(&name, &PatchParams::apply("spillway-tests").force(), &Patch::Apply(&crd)).await;
@@ -194,7 +196,8 @@ async fn install_crd(admin: &Client) {
 
 fn kubeconfig_json(port: u16, certificate: &str, token: &str) -> serde_json::Value {
     let certificate = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let cluster = json!({"server": format!("https://127.0.0.1:{port}"), "certificate-authority-data": certificate});
+    let cluster =
+        json!({"server": format!("https://127.0.0.1:{port}"), "certificate-authority-data": certificate});
     json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -208,8 +211,9 @@ fn kubeconfig_json(port: u16, certificate: &str, token: &str) -> serde_json::Val
 async fn client(port: u16, certificate: &str, token: &str) -> Client {
     let kubeconfig: Kubeconfig =
         serde_json::from_value(kubeconfig_json(port, certificate, token)).expect("a kubeconfig");
-    let config =
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .expect("a configuration");
     Client::try_from(config).expect("a client")
 }
 

@@ -48,7 +48,8 @@ pub fn template(namespace: &str, settings: &[&str], only: &[&str]) -> String {
 /// The objects of several YAML documents.
 pub fn objects(yaml: &str) -> Vec<DynamicObject> {
     let documents = yaml.split("\n---").map(|part| part.trim_start_matches("---"));
-    let not_empty = documents.filter(|part| part.lines().any(|line| !line.is_empty() && !line.starts_with('#')));
+    let not_empty =
+        documents.filter(|part| part.lines().any(|line| !line.is_empty() && !line.starts_with('#')));
     not_empty
         .map(|part| {
             serde_saphyr::from_str(part).unwrap_or_else(|error| panic!("no object ({error}):\n{part}"))

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    Binding, ContainerStatus, ObjectReference, PodCondition, PodStatus, Volume,
+};
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, ContainerStateRunning, Pod, Secret};
-use k8s_openapi::api::core::v1::{Binding, ContainerStatus, ObjectReference, PodCondition, PodStatus, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -97,7 +99,8 @@ async fn serve(client: &Client, waiting: &parking_lot::Mutex<BTreeMap<String, ()
             }
             while !can_start(client, &namespace, &pod).await {
                 tokio::time::sleep(RETRY).await;
-                let gone = pods.get_opt(&name).await.ok().flatten().is_none_or(|now| need(&now) != Need::Start);
+                let gone =
+                    pods.get_opt(&name).await.ok().flatten().is_none_or(|now| need(&now) != Need::Start);
                 if gone {
                     waiting.lock().remove(&uid);
                     return;
@@ -141,7 +144,8 @@ async fn take(client: &Client, lease: &Lease) {
             return;
         }
         let found = pods.list(&ListParams::default().labels(&mine)).await;
-        if let Some(pod) = found.ok().and_then(|list| list.into_iter().find(|pod| need(pod) == Need::Nothing)) {
+        if let Some(pod) = found.ok().and_then(|list| list.into_iter().find(|pod| need(pod) == Need::Nothing))
+        {
             let version = now.resource_version();
             let spec = serde_json::json!({"holderIdentity": pod.name_any(), "leaseDurationSeconds": 15});
             let patch = serde_json::json!({"metadata": {"resourceVersion": version}, "spec": spec});
@@ -156,7 +160,11 @@ async fn bind(pods: &Api<Pod>, pod: &Pod) {
     let node = NODES[name.bytes().map(usize::from).sum::<usize>() % NODES.len()];
     let binding = Binding {
         metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
-        target: ObjectReference { kind: Some("Node".into()), name: Some(node.into()), ..ObjectReference::default() },
+        target: ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(node.into()),
+            ..ObjectReference::default()
+        },
     };
     let _: Result<serde_json::Value, _> =
         pods.create_subresource("binding", &name, &PostParams::default(), &binding).await;

@@ -24,15 +24,28 @@ pub const KINDS: [Kind; 11] = [
     Kind { group: "apps", version: "v1", kind: "Deployment", names: &["logs-ingest", "logs-syncer"] },
     Kind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", names: &[] },
     Kind { group: "coordination.k8s.io", version: "v1", kind: "Lease", names: &["logs-syncer"] },
-    Kind { group: "networking.k8s.io", version: "v1", kind: "NetworkPolicy", names: &["logs-ingest", "logs-syncer"] },
-    Kind { group: "policy", version: "v1", kind: "PodDisruptionBudget", names: &["logs-ingest", "logs-syncer"] },
+    Kind {
+        group: "networking.k8s.io",
+        version: "v1",
+        kind: "NetworkPolicy",
+        names: &["logs-ingest", "logs-syncer"],
+    },
+    Kind {
+        group: "policy",
+        version: "v1",
+        kind: "PodDisruptionBudget",
+        names: &["logs-ingest", "logs-syncer"],
+    },
     Kind { group: "rbac.authorization.k8s.io", version: "v1", kind: "Role", names: &["logs-syncer"] },
     Kind { group: "rbac.authorization.k8s.io", version: "v1", kind: "RoleBinding", names: &["logs-syncer"] },
 ];
 
 impl Kind {
     pub fn named(kind: &str) -> &'static Self {
-        KINDS.iter().find(|known| known.kind == kind).unwrap_or_else(|| panic!("{kind} is none of the pipeline's"))
+        KINDS
+            .iter()
+            .find(|known| known.kind == kind)
+            .unwrap_or_else(|| panic!("{kind} is none of the pipeline's"))
     }
 
     pub fn api(&self, space: &Space) -> Api<DynamicObject> {
@@ -52,7 +65,9 @@ impl Kind {
 pub async fn names(space: &Space) -> Vec<String> {
     let mut names = Vec::new();
     for kind in &KINDS {
-        names.extend(kind.list(space).await.iter().map(|object| format!("{} {}", kind.kind, object.name_any())));
+        names.extend(
+            kind.list(space).await.iter().map(|object| format!("{} {}", kind.kind, object.name_any())),
+        );
     }
     names.sort();
     names
@@ -62,7 +77,8 @@ pub async fn names(space: &Space) -> Vec<String> {
 pub async fn settings(space: &Space, component: &str) -> Vec<String> {
     let prefix = format!("{NAME}-{component}-");
     let maps = Kind::named("ConfigMap").list(space).await;
-    let mut names: Vec<_> = maps.iter().map(ResourceExt::name_any).filter(|name| name.starts_with(&prefix)).collect();
+    let mut names: Vec<_> =
+        maps.iter().map(ResourceExt::name_any).filter(|name| name.starts_with(&prefix)).collect();
     names.sort();
     names
 }

@@ -56,8 +56,7 @@ pub fn secrets() -> Vec<Secret> {
 
 pub fn secret(name: &str, entries: &[(&str, &str)]) -> Secret {
     let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
-    let data: BTreeMap<_, _> =
-        entries.iter().map(|&(key, value)| (key.to_owned(), bytes(value))).collect();
+    let data: BTreeMap<_, _> = entries.iter().map(|&(key, value)| (key.to_owned(), bytes(value))).collect();
     let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
     Secret { metadata, data: Some(data), ..Secret::default() }
 }

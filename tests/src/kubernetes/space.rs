@@ -45,7 +45,10 @@ impl Space {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
         let object: Namespace = serde_json::from_value(object).expect("a namespace");
-        Api::all(client.clone()).create(&PostParams::default(), &object).await.expect("the namespace is created");
+        Api::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await
+            .expect("the namespace is created");
         helm::apply(&client, &world.rights(&namespace)).await;
         let (bucket, database) = (namespace.clone(), namespace.replace('-', "_"));
         let space = Self { world, client, namespace, bucket, database, expected: BTreeSet::new() };
@@ -64,7 +67,11 @@ impl Space {
 
     pub async fn create<K>(&self, object: &K) -> K
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
     {
         let created = self.api().create(&PostParams::default(), object).await;
         created.unwrap_or_else(|error| panic!("{} is not created: {error}", object.name_any()))
@@ -203,7 +210,8 @@ impl Space {
 
     /// Tables and views of the test's database, sorted.
     pub async fn tables(&self) -> Vec<String> {
-        let query = format!("SELECT name FROM system.tables WHERE database = '{}' ORDER BY name", self.database);
+        let query =
+            format!("SELECT name FROM system.tables WHERE database = '{}' ORDER BY name", self.database);
         self.ask(&query).await.lines().map(str::to_owned).collect()
     }
 

@@ -48,7 +48,10 @@ impl World {
     /// A namespace, a bucket's and a database's name that nothing else uses.
     pub async fn space(self: &Arc<Self>, test: &str) -> Space {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
-        let words: String = test.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        let words: String = test
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .collect();
         let name = format!("t{number}-{}", &words[..words.len().min(40)]);
         Space::open(Arc::clone(self), name.trim_end_matches('-').to_owned()).await
     }

@@ -146,7 +146,11 @@ async fn the_autoscalers_number_is_left_alone(space: &mut Space) -> Operator {
     space.is_ready().await;
     // As the autoscaler does: through the scale subresource.
     let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
-    space.api::<Deployment>().patch_scale("logs-ingest", &PatchParams::default(), &scale).await.expect("scaled");
+    space
+        .api::<Deployment>()
+        .patch_scale("logs-ingest", &PatchParams::default(), &scale)
+        .await
+        .expect("scaled");
     let watched = Watched::start(space);
     // Changes go out meanwhile, of the pods and of the pipeline.
     space.change_spec(json!({"ingest": {"flush": {"maxAge": "250ms"}}})).await;

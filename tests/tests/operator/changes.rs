@@ -34,10 +34,13 @@ fn template(deployment: &Deployment) -> String {
 
 async fn a_changed_setting_rolls_the_component_that_reads_it_and_no_other(space: &mut Space) -> Operator {
     let operator = space.ready_pipeline().await;
-    let (ingest, syncer): (Deployment, Deployment) = (space.get("logs-ingest").await, space.get("logs-syncer").await);
+    let (ingest, syncer): (Deployment, Deployment) =
+        (space.get("logs-ingest").await, space.get("logs-syncer").await);
     space.change_spec(json!({"ingest": {"flush": {"maxAge": "250ms"}}})).await;
     space
-        .sees("ingest to roll", "logs-ingest", |now: &Deployment| (template(now) != template(&ingest)).then_some(()))
+        .sees("ingest to roll", "logs-ingest", |now: &Deployment| {
+            (template(now) != template(&ingest)).then_some(())
+        })
         .await;
     space.is_ready().await;
     let after: Deployment = space.get("logs-syncer").await;
@@ -45,10 +48,16 @@ async fn a_changed_setting_rolls_the_component_that_reads_it_and_no_other(space:
     let ingest: Deployment = space.get("logs-ingest").await;
     space.change_spec(json!({"syncer": {"concurrency": 3}})).await;
     space
-        .sees("the syncer to roll", "logs-syncer", |now: &Deployment| (template(now) != template(&after)).then_some(()))
+        .sees("the syncer to roll", "logs-syncer", |now: &Deployment| {
+            (template(now) != template(&after)).then_some(())
+        })
         .await;
     space.is_ready().await;
-    assert_eq!(generation(&space.get("logs-ingest").await), generation(&ingest), "ingest's Deployment was changed");
+    assert_eq!(
+        generation(&space.get("logs-ingest").await),
+        generation(&ingest),
+        "ingest's Deployment was changed"
+    );
     operator
 }
 
@@ -87,9 +96,7 @@ async fn taking_a_change_back_brings_back_the_same_settings_object(space: &mut S
 async fn a_broken_rollout_is_cured_by_the_next_change(space: &mut Space) -> Operator {
     let operator = space.ready_pipeline().await;
     space.change_spec(json!({"image": "registry.example/broken:2"})).await;
-    let runs = |image: &'static str| {
-        move |now: &Deployment| template(now).contains(image).then_some(())
-    };
+    let runs = |image: &'static str| move |now: &Deployment| template(now).contains(image).then_some(());
     space.sees("the broken image", "logs-ingest", runs("broken:2")).await;
     // The old pods go on meanwhile.
     let deployment: Deployment = space.get("logs-ingest").await;

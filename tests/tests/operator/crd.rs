@@ -74,7 +74,11 @@ fn rules() -> Vec<Rule> {
         unchanging("database can't be changed", json!({}), clickhouse(json!({"database": "another"}))),
         unchanging("database can't be changed", json!({}), clickhouse(json!({"database": null}))),
         unchanging("database can't be changed", json!({}), spec(json!({"clickhouse": null}))),
-        unchanging("cluster can't be changed", clickhouse(json!({"cluster": "a"})), clickhouse(json!({"cluster": "b"}))),
+        unchanging(
+            "cluster can't be changed",
+            clickhouse(json!({"cluster": "a"})),
+            clickhouse(json!({"cluster": "b"})),
+        ),
         unchanging("cluster can't be changed", json!({}), clickhouse(json!({"cluster": "a"}))),
         unchanging("table can't be changed", json!({}), spec(json!({"schema": {"table": "another"}}))),
         unchanging(
@@ -102,7 +106,10 @@ fn out_of_bounds() -> Vec<(&'static str, Value)> {
         ("credentials in a URL", json!({"clickhouse": {"url": "https://me:secret@clickhouse:8443"}})),
         ("a database that needs quotes", json!({"clickhouse": {"database": "my-logs"}})),
         ("no retention", json!({"schema": {"retentionDays": 0}})),
-        ("a tenant without projects", json!({"tenants": [{"name": "a", "projects": [], "apiKeysSecretRef": {"name": "a"}}]})),
+        (
+            "a tenant without projects",
+            json!({"tenants": [{"name": "a", "projects": [], "apiKeysSecretRef": {"name": "a"}}]}),
+        ),
         ("1001 tenants", json!({"tenants": (0..1001).map(|n| tenant(&format!("t{n}"))).collect::<Vec<_>>()})),
         ("an unknown deletion policy", json!({"deletionPolicy": "Forget"})),
         ("an unknown encryption", json!({"storage": {"bucketPolicy": {"encryption": "rot13"}}})),
@@ -132,7 +139,8 @@ async fn keeps_to(space: &mut Space, rule: Rule) -> Box<dyn Kept> {
     };
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let refused = if let Some(before) = &rule.before {
-        let stored = api.create(&PostParams::default(), &made(before)).await.expect("the object before is good");
+        let stored =
+            api.create(&PostParams::default(), &made(before)).await.expect("the object before is good");
         let changed = async |change: &Value| {
             let mut object = made(before);
             let mut value = serde_json::to_value(&object).unwrap();
@@ -182,7 +190,9 @@ mod functions {
         fn messages(schema: &Value, found: &mut Vec<String>) {
             match schema {
                 Value::Object(fields) => {
-                    for rule in fields.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten() {
+                    for rule in
+                        fields.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten()
+                    {
                         found.push(rule["message"].as_str().expect("a message").to_owned());
                     }
                     fields.values().for_each(|value| messages(value, found));
@@ -196,8 +206,10 @@ mod functions {
         messages(&crd, &mut found);
         assert!(!found.is_empty());
         let shown = rules();
-        let missing: Vec<_> =
-            found.iter().filter(|message| !shown.iter().any(|rule| message.starts_with(rule.message))).collect();
+        let missing: Vec<_> = found
+            .iter()
+            .filter(|message| !shown.iter().any(|rule| message.starts_with(rule.message)))
+            .collect();
         assert!(missing.is_empty(), "no case for {missing:?}");
     }
 
@@ -220,7 +232,8 @@ mod functions {
             }
             seen += 1;
             let path = path.display().to_string();
-            let namespace: &[&str] = if yaml.contains("namespace:") { &[] } else { &["--namespace", &space.namespace] };
+            let namespace: &[&str] =
+                if yaml.contains("namespace:") { &[] } else { &["--namespace", &space.namespace] };
             let apply = ["apply", "--dry-run=server", "--validate=strict", "-f", &path];
             let said = kubectl(space, &[&apply, namespace].concat());
             assert!(said.contains("logpipeline.spillway.dev/"), "{path}: {said}");

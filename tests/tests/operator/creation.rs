@@ -34,7 +34,10 @@ async fn applying_a_pipeline_makes_its_objects_and_a_bucket_and_tables(space: &m
     expected.sort();
     assert_eq!(owned::names(space).await, expected);
     let bucket = space.open_bucket().await;
-    assert!(bucket.get("_spillway/manifest.json").await.expect("the bucket answers").is_some(), "no first manifest");
+    assert!(
+        bucket.get("_spillway/manifest.json").await.expect("the bucket answers").is_some(),
+        "no first manifest"
+    );
     assert!(space.tables().await.contains(&"logs".to_owned()), "{:?}", space.tables().await);
     let service: Service = space.get("logs-ingest").await;
     let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
@@ -60,7 +63,10 @@ async fn every_object_names_its_pipeline_and_goes_with_it(space: &mut Space) -> 
             ] {
                 assert_eq!(object.labels().get(label).map(String::as_str), Some(value), "{what}: {label}");
             }
-            assert!(["ingest", "syncer"].contains(&object.labels()["app.kubernetes.io/component"].as_str()), "{what}");
+            assert!(
+                ["ingest", "syncer"].contains(&object.labels()["app.kubernetes.io/component"].as_str()),
+                "{what}"
+            );
         }
     }
     operator
@@ -119,7 +125,14 @@ async fn status_feeds_the_columns_and_the_scale_subresource(space: &mut Space) -
 async fn kubectl_wait_ends_when_the_pipeline_is_ready(space: &mut Space) -> Operator {
     space.create(&pipelines::pipeline(space)).await;
     let mut kubectl = space.world.control_plane.kubectl();
-    kubectl.args(["wait", "--for=condition=Ready", "lp/logs", "--timeout=60s", "--namespace", &space.namespace]);
+    kubectl.args([
+        "wait",
+        "--for=condition=Ready",
+        "lp/logs",
+        "--timeout=60s",
+        "--namespace",
+        &space.namespace,
+    ]);
     let waiting = tokio::task::spawn_blocking(move || kubectl.output().expect("kubectl starts"));
     let operator = space.operator().await;
     let output = waiting.await.expect("kubectl ends");
@@ -139,7 +152,10 @@ async fn two_pipelines_of_a_namespace_share_a_bucket_and_no_object(space: &mut S
     space
         .sees("the second to be ready", "second", |pipeline: &LogPipeline| {
             let conditions = &pipeline.status.as_ref()?.conditions;
-            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True").then_some(())
+            conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+                .then_some(())
         })
         .await;
     space.is_ready().await;

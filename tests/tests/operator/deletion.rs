@@ -59,7 +59,8 @@ async fn told(space: &mut Space, reason: &str) -> String {
 
 async fn everything_goes(space: &Space) {
     space.goes::<LogPipeline>(NAME).await;
-    until("the owned objects to go", PATIENCE, async || owned::names(space).await.is_empty().then_some(())).await;
+    until("the owned objects to go", PATIENCE, async || owned::names(space).await.is_empty().then_some(()))
+        .await;
 }
 
 async fn keys(space: &Space) -> Vec<String> {
@@ -112,7 +113,9 @@ async fn delete_leaves_what_others_put_into_bucket_and_database(space: &mut Spac
     let operator = made(space, to_be_deleted()).await;
     let bucket = space.open_bucket().await;
     bucket.put_if_absent("reports/2026.csv", "a,b".into(), &PutMeta::default()).await.expect("put");
-    space.ask(&format!("CREATE TABLE {}.theirs (n UInt8) ENGINE = MergeTree ORDER BY n", space.database)).await;
+    space
+        .ask(&format!("CREATE TABLE {}.theirs (n UInt8) ENGINE = MergeTree ORDER BY n", space.database))
+        .await;
     delete(space).await;
     told(space, "CleanedUp").await;
     space.expect_event("CleaningUp");
@@ -165,7 +168,9 @@ async fn held_up(space: &mut Space, broken: serde_json::Value) -> Operator {
     space.change_spec(broken).await;
     let since = Instant::now();
     delete(space).await;
-    for reason in ["CleaningUp", "CleanupFailed", "CleanupGivenUp", "Timeout", "Unavailable", "Unclear", "Unreachable"] {
+    for reason in
+        ["CleaningUp", "CleanupFailed", "CleanupGivenUp", "Timeout", "Unavailable", "Unclear", "Unreachable"]
+    {
         space.expect_event(reason);
     }
     let note = told(space, "CleanupGivenUp").await;
@@ -192,7 +197,16 @@ async fn skipping_the_cleanup_ends_it_at_once(space: &mut Space) -> Operator {
     let nobody = format!("http://127.0.0.1:{}", spillway_tests::child::free_port());
     space.change_spec(json!({"storage": {"s3": {"endpoint": nobody}}})).await;
     delete(space).await;
-    for reason in ["CleaningUp", "CleanupFailed", "CleanupGivenUp", "Timeout", "Unavailable", "Unclear", "Unreachable", "Kept"] {
+    for reason in [
+        "CleaningUp",
+        "CleanupFailed",
+        "CleanupGivenUp",
+        "Timeout",
+        "Unavailable",
+        "Unclear",
+        "Unreachable",
+        "Kept",
+    ] {
         space.expect_event(reason);
     }
     let skip = json!({"metadata": {"annotations": {"spillway.dev/skip-cleanup": "true"}}});
@@ -262,7 +276,9 @@ async fn pods_end_before_their_bucket_is_emptied(space: &mut Space) -> Operator 
         space.expect_event(reason);
     }
     space
-        .sees("the pod to be told to end", &slow, |pod: &Pod| pod.metadata.deletion_timestamp.as_ref().map(drop))
+        .sees("the pod to be told to end", &slow, |pod: &Pod| {
+            pod.metadata.deletion_timestamp.as_ref().map(drop)
+        })
         .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(keys(space).await.contains(&"_spillway/manifest.json".to_owned()), "emptied under a running pod");

@@ -22,13 +22,21 @@ fn meddling() -> Vec<(&'static str, &'static str, Value)> {
         ("ServiceAccount", "logs-syncer", no_labels.clone()),
         ("Deployment", "logs-ingest", json!({"spec": {"replicas": 7}})),
         ("Deployment", "logs-syncer", json!({"spec": {"replicas": 5}})),
-        ("Deployment", "logs-syncer", json!({"spec": {"template": {"spec": {"serviceAccountName": "default"}}}})),
+        (
+            "Deployment",
+            "logs-syncer",
+            json!({"spec": {"template": {"spec": {"serviceAccountName": "default"}}}}),
+        ),
         ("Lease", "logs-syncer", no_labels),
         ("NetworkPolicy", "logs-ingest", json!({"spec": {"ingress": [{}]}})),
         ("NetworkPolicy", "logs-syncer", json!({"spec": {"ingress": [{}]}})),
         ("PodDisruptionBudget", "logs-ingest", json!({"spec": {"maxUnavailable": 2}})),
         ("PodDisruptionBudget", "logs-syncer", json!({"spec": {"maxUnavailable": 2}})),
-        ("Role", "logs-syncer", json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]})),
+        (
+            "Role",
+            "logs-syncer",
+            json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]}),
+        ),
         ("RoleBinding", "logs-syncer", json!({"subjects": []})),
     ]
 }
@@ -40,7 +48,11 @@ pub(crate) fn claims() -> Vec<Claim> {
         if kind == "Lease" {
             continue;
         }
-        let claim = format!("drift::a_changed_{}_{}_is_put_right_{number}", kind.to_lowercase(), name.replace('-', "_"));
+        let claim = format!(
+            "drift::a_changed_{}_{}_is_put_right_{number}",
+            kind.to_lowercase(),
+            name.replace('-', "_")
+        );
         claims.push(Claim::new(claim, |space| Box::pin(changed(space, kind, name, change))));
     }
     for kind in KINDS.iter().filter(|kind| !kind.names.is_empty() || kind.kind == "ConfigMap") {
@@ -111,7 +123,8 @@ mod functions {
 
     async fn what_the_operator_does_not_decide_is_left_to_others(space: &mut Space) -> Operator {
         let operator = space.ready_pipeline().await;
-        let note = json!({"metadata": {"annotations": {"example.com/owner": "team-a"}, "labels": {"team": "a"}}});
+        let note =
+            json!({"metadata": {"annotations": {"example.com/owner": "team-a"}, "labels": {"team": "a"}}});
         space.change::<Service>("logs-ingest", note.clone()).await;
         space.change::<Deployment>("logs-ingest", note).await;
         // Something of ours as well, so that both objects are certainly applied again.
@@ -136,7 +149,8 @@ mod functions {
     async fn a_restart_by_kubectl_is_not_undone(space: &mut Space) -> Operator {
         let operator = space.ready_pipeline().await;
         let mut kubectl = space.world.control_plane.kubectl();
-        let output = kubectl.args(["rollout", "restart", "deployment/logs-ingest", "-n", &space.namespace]).output();
+        let output =
+            kubectl.args(["rollout", "restart", "deployment/logs-ingest", "-n", &space.namespace]).output();
         assert!(output.expect("kubectl starts").status.success());
         let restarted: Deployment = space.get("logs-ingest").await;
         space

@@ -20,7 +20,8 @@ claims![
 
 async fn send(space: &Space, ingest: &Container, count: usize) {
     let now = jiff::Timestamp::now().to_string();
-    let record = json!({"project_id": "shop", "timestamp": now, "level": "info", "service": "web", "message": "sold"});
+    let record =
+        json!({"project_id": "shop", "timestamp": now, "level": "info", "service": "web", "message": "sold"});
     let body = json!({"logs": vec![record; count]});
     let url = format!("http://127.0.0.1:{}/v1/drain", ingest.http);
     until(&format!("ingest to accept ({})", space.namespace), PATIENCE, async || {
@@ -47,7 +48,9 @@ async fn holds(space: &Space, pod: &str) {
         .await;
 }
 
-async fn records_get_from_the_service_into_clickhouse_by_what_the_operator_made(space: &mut Space) -> Operator {
+async fn records_get_from_the_service_into_clickhouse_by_what_the_operator_made(
+    space: &mut Space,
+) -> Operator {
     let operator = space.ready_pipeline().await;
     let ingest = Container::start(space, "logs-ingest", "ingest-pod").await;
     let mut syncer = Container::start(space, "logs-syncer", "syncer-pod").await;

@@ -23,7 +23,10 @@ async fn a_new_column_is_added_to_an_older_table(space: &mut Space) -> Operator 
     operator.process.kill();
     space.ask(&format!("ALTER TABLE {}.logs DROP COLUMN request_id", space.database)).await;
     let operator = space.operator().await;
-    let columns = format!("SELECT count() FROM system.columns WHERE database = '{}' AND table = 'logs' AND name = 'request_id'", space.database);
+    let columns = format!(
+        "SELECT count() FROM system.columns WHERE database = '{}' AND table = 'logs' AND name = 'request_id'",
+        space.database
+    );
     spillway_tests::wait::until("the column", std::time::Duration::from_secs(60), async || {
         (space.ask(&columns).await.trim() == "1").then_some(())
     })
@@ -36,13 +39,22 @@ async fn a_table_that_only_its_owner_may_change_is_refused_with_the_statement(sp
     let mut operator = space.ready_pipeline().await;
     operator.process.kill();
     let syncer: Deployment = space.get("logs-syncer").await;
-    let type_of = format!("SELECT type FROM system.columns WHERE database = '{}' AND table = 'logs' AND name = 'request_id'", space.database);
+    let type_of = format!(
+        "SELECT type FROM system.columns WHERE database = '{}' AND table = 'logs' AND name = 'request_id'",
+        space.database
+    );
     let before = space.ask(&type_of).await.trim().to_owned();
-    space.ask(&format!("ALTER TABLE {}.logs MODIFY COLUMN request_id LowCardinality(String)", space.database)).await;
+    space
+        .ask(&format!("ALTER TABLE {}.logs MODIFY COLUMN request_id LowCardinality(String)", space.database))
+        .await;
     let operator = space.operator().await;
     let condition = space.condition("SchemaReady", "False", Some("SchemaDiffers")).await;
     space.expect_event("SchemaDiffers");
-    assert!(condition.message.contains("request_id") && condition.message.contains("ALTER TABLE"), "{}", condition.message);
+    assert!(
+        condition.message.contains("request_id") && condition.message.contains("ALTER TABLE"),
+        "{}",
+        condition.message
+    );
     // The syncer that runs is left as it is; ingest follows its settings.
     space.change_spec(json!({"syncer": {"concurrency": 3}, "ingest": {"flush": {"maxAge": "250ms"}}})).await;
     space
@@ -77,7 +89,11 @@ async fn a_clickhouse_that_is_away_is_named_and_the_rest_goes_on(space: &mut Spa
     let operator = space.operator().await;
     let condition = space.condition("SchemaReady", "False", None).await;
     space.expect_event(&condition.reason);
-    assert!(condition.message.contains(&nobody) || condition.message.contains("127.0.0.1"), "{}", condition.message);
+    assert!(
+        condition.message.contains(&nobody) || condition.message.contains("127.0.0.1"),
+        "{}",
+        condition.message
+    );
     space.condition("BucketReady", "True", None).await;
     space.condition("Ready", "False", None).await;
     operator
@@ -88,7 +104,11 @@ async fn a_bucket_that_is_missing_is_named(space: &mut Space) -> Operator {
     let operator = space.operator().await;
     let condition = space.condition("BucketReady", "False", None).await;
     space.expect_event(&condition.reason);
-    assert!(condition.message.contains(&space.bucket) && condition.message.contains("create"), "{}", condition.message);
+    assert!(
+        condition.message.contains(&space.bucket) && condition.message.contains("create"),
+        "{}",
+        condition.message
+    );
     space.change_spec(json!({"storage": {"bucketPolicy": {"create": true}}})).await;
     space.is_ready().await;
     operator
@@ -101,7 +121,8 @@ async fn pods_come_after_bucket_and_schema(space: &mut Space) -> Operator {
     space.expect_event(&condition.reason);
     space.condition("IngestAvailable", "False", Some("WaitingForBucket")).await;
     space.condition("SyncerAvailable", "False", Some("WaitingForBucket")).await;
-    let deployments = space.api::<Deployment>().list(&kube::api::ListParams::default()).await.expect("Deployments");
+    let deployments =
+        space.api::<Deployment>().list(&kube::api::ListParams::default()).await.expect("Deployments");
     assert!(deployments.items.is_empty());
     operator
 }

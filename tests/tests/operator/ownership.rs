@@ -68,11 +68,16 @@ async fn an_object_of_another_pipeline_is_left_alone(space: &mut Space) -> Opera
     let operator = space.ready_pipeline().await;
     let first: LogPipeline = space.get(NAME).await;
     let (before_uid, service): (_, Service) = (first.uid(), space.get("logs-ingest").await);
-    space.api::<LogPipeline>().delete(NAME, &DeleteParams::orphan()).await.expect("deleted without its objects");
+    space
+        .api::<LogPipeline>()
+        .delete(NAME, &DeleteParams::orphan())
+        .await
+        .expect("deleted without its objects");
     space.goes::<LogPipeline>(NAME).await;
     space.expect_event("Kept");
     space.expect_event("NotOurs");
-    let second = space.api().create(&PostParams::default(), &pipelines::pipeline(space)).await.expect("made again");
+    let second =
+        space.api().create(&PostParams::default(), &pipelines::pipeline(space)).await.expect("made again");
     assert_ne!(second.uid(), before_uid);
     let condition = space.condition("IngestAvailable", "False", Some("NotOurs")).await;
     assert!(condition.message.contains("logs-ingest"), "{}", condition.message);

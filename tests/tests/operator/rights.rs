@@ -1,8 +1,6 @@
 //! What the operator and the syncer may do, and what the API server refuses them.
 
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ListParams, PostParams};
@@ -231,7 +229,8 @@ mod functions {
         let mut lease = leases.get("logs-syncer").await.expect("its own Lease");
         lease.spec.get_or_insert_default().lease_duration_seconds = Some(20);
         leases.replace("logs-syncer", &PostParams::default(), &lease).await.expect("its own Lease");
-        let refused = |error: kube::Error| matches!(&error, kube::Error::Api(status) if status.is_forbidden());
+        let refused =
+            |error: kube::Error| matches!(&error, kube::Error::Api(status) if status.is_forbidden());
         let mut another = lease.clone();
         another.metadata = kube::api::ObjectMeta { name: Some("another".into()), ..Default::default() };
         assert!(refused(leases.create(&PostParams::default(), &another).await.expect_err("refused")));
@@ -269,7 +268,12 @@ mod functions {
     async fn the_chart_grants_no_wildcard(space: &mut Space) {
         for settings in [&[][..], &["watchNamespaces={a}"][..]] {
             for object in helm::objects(&helm::template(&space.namespace, settings, &["rbac.yaml"])) {
-                let rules = object.data.get("rules").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+                let rules = object
+                    .data
+                    .get("rules")
+                    .and_then(serde_json::Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
                 for rule in rules {
                     for field in ["apiGroups", "resources", "verbs"] {
                         let values = rule[field].as_array().expect("a list");

@@ -63,7 +63,9 @@ async fn generations(space: &Space) -> [Option<i64>; 2] {
     [of("logs-ingest").await, of("logs-syncer").await]
 }
 
-async fn a_new_api_key_reaches_the_pods_secret_within_seconds_and_restarts_nothing(space: &mut Space) -> Operator {
+async fn a_new_api_key_reaches_the_pods_secret_within_seconds_and_restarts_nothing(
+    space: &mut Space,
+) -> Operator {
     let operator = space.ready_pipeline().await;
     let (before, rollouts) = (tenants_text(space).await, generations(space).await);
     let since = Instant::now();
@@ -111,7 +113,11 @@ async fn rotated_bucket_credentials_are_used(space: &mut Space) -> Operator {
     space.expect_event(&condition.reason);
     space.write_secret("bucket", &[access, ("secret_access_key", spillway_tests::minio::SECRET_KEY)]).await;
     space.is_ready().await;
-    assert_eq!(generations(space).await, rollouts, "credentials are read anew by the pods, which need no restart");
+    assert_eq!(
+        generations(space).await,
+        rollouts,
+        "credentials are read anew by the pods, which need no restart"
+    );
     operator
 }
 
@@ -138,7 +144,9 @@ async fn a_rotated_authority_rolls_the_pods(space: &mut Space) -> Operator {
     let authority = || rcgen::generate_simple_self_signed(["authority".to_owned()]).unwrap().cert.pem();
     let (first, second) = (authority(), authority());
     space.create(&secret("s3-ca", &[("ca.crt", &first)])).await;
-    space.create(&pipelines::with(space, json!({"storage": {"s3": {"caSecretRef": {"name": "s3-ca"}}}}))).await;
+    space
+        .create(&pipelines::with(space, json!({"storage": {"s3": {"caSecretRef": {"name": "s3-ca"}}}})))
+        .await;
     let operator = space.operator().await;
     space.is_ready().await;
     let hash = |deployment: &Deployment| {
@@ -149,7 +157,9 @@ async fn a_rotated_authority_rolls_the_pods(space: &mut Space) -> Operator {
     assert!(before.is_some());
     space.write_secret("s3-ca", &[("ca.crt", &second)]).await;
     for name in ["logs-ingest", "logs-syncer"] {
-        space.sees("the new authority's digest", name, |now: &Deployment| (hash(now) != before).then_some(())).await;
+        space
+            .sees("the new authority's digest", name, |now: &Deployment| (hash(now) != before).then_some(()))
+            .await;
     }
     space.is_ready().await;
     operator
@@ -198,7 +208,11 @@ async fn a_bad_tenant_is_left_out_and_the_others_go_on(space: &mut Space) -> Ope
     let operator = space.operator().await;
     space.expect_event("TenantsLeftOut");
     let condition = space.condition("TenantsValid", "False", Some("TenantsLeftOut")).await;
-    assert!(condition.message.contains("bank") && condition.message.contains("1 of 2"), "{}", condition.message);
+    assert!(
+        condition.message.contains("bank") && condition.message.contains("1 of 2"),
+        "{}",
+        condition.message
+    );
     space.is_ready().await;
     assert_eq!(admitted(space).await, BTreeSet::from(["shop".to_owned()]));
     operator
@@ -229,7 +243,11 @@ async fn a_project_of_two_tenants_is_named(space: &mut Space) -> Operator {
     let operator = space.operator().await;
     space.expect_event("TenantsLeftOut");
     let condition = space.condition("TenantsValid", "False", Some("TenantsLeftOut")).await;
-    assert!(condition.message.contains("shop") && condition.message.contains("bank"), "{}", condition.message);
+    assert!(
+        condition.message.contains("shop") && condition.message.contains("bank"),
+        "{}",
+        condition.message
+    );
     space.is_ready().await;
     operator
 }

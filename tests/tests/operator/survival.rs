@@ -21,14 +21,26 @@ use crate::claim::{Claim, Kept};
 
 /// Where an operator is killed while it makes a pipeline.
 const MAKING: [&str; 11] = [
-    "before-bucket", "after-bucket", "before-schema", "after-schema", "before-manifest", "after-manifest",
-    "after-object:1", "after-object:5", "after-config-map:1", "after-deployment:1", "after-deployment:2",
+    "before-bucket",
+    "after-bucket",
+    "before-schema",
+    "after-schema",
+    "before-manifest",
+    "after-manifest",
+    "after-object:1",
+    "after-object:5",
+    "after-config-map:1",
+    "after-deployment:1",
+    "after-deployment:2",
 ];
 
 pub(crate) fn claims() -> Vec<Claim> {
     let mut claims = functions::claims();
     for point in MAKING {
-        let name = format!("survival::an_operator_killed_{}_is_followed_by_one_that_ends_the_work", point.replace(['-', ':'], "_"));
+        let name = format!(
+            "survival::an_operator_killed_{}_is_followed_by_one_that_ends_the_work",
+            point.replace(['-', ':'], "_")
+        );
         claims.push(Claim::new(name, |space| Box::pin(killed(space, point))));
     }
     claims
@@ -85,7 +97,8 @@ mod functions {
         let operator = space.operator().await;
         tokio::time::sleep(Duration::from_secs(8)).await;
         let after = at_rest::versions(space).await;
-        let changed: Vec<_> = after.iter().filter(|(name, version)| before.get(*name) != Some(version)).collect();
+        let changed: Vec<_> =
+            after.iter().filter(|(name, version)| before.get(*name) != Some(version)).collect();
         assert!(changed.is_empty(), "{changed:?}");
         operator
     }
@@ -152,7 +165,9 @@ mod functions {
         second
     }
 
-    async fn an_operator_that_was_frozen_stops_instead_of_working_beside_another(space: &mut Space) -> Operator {
+    async fn an_operator_that_was_frozen_stops_instead_of_working_beside_another(
+        space: &mut Space,
+    ) -> Operator {
         space.create(&pipelines::pipeline(space)).await;
         let mut first = Operator::start(space, elected(0)).await;
         space.is_ready().await;
@@ -203,7 +218,8 @@ mod functions {
         }
 
         async fn remove(self, space: &Space) {
-            let api = Kind { group: "spillway.dev", version: "v1alpha1", kind: "LogPipeline", names: &[] }.api(space);
+            let api = Kind { group: "spillway.dev", version: "v1alpha1", kind: "LogPipeline", names: &[] }
+                .api(space);
             api.delete("poison", &DeleteParams::default()).await.ok();
         }
     }
@@ -219,9 +235,19 @@ mod functions {
         space.write_secret("shop-keys", &[("second", "another-key-of-the-shop-long-enough")]).await;
         space.is_at_rest().await;
         let after = at_rest::versions(space).await;
-        let changed: Vec<_> = after.iter().filter(|(name, version)| before.get(*name) != Some(version)).map(|(name, _)| name.as_str()).collect();
+        let changed: Vec<_> = after
+            .iter()
+            .filter(|(name, version)| before.get(*name) != Some(version))
+            .map(|(name, _)| name.as_str())
+            .collect();
         // A Deployment's controller copies its annotations to the ReplicaSet.
-        let by_us = ["Deployment logs-syncer", "LogPipeline logs", "Secret shop-keys", "ReplicaSet logs-syncer", "Event "];
+        let by_us = [
+            "Deployment logs-syncer",
+            "LogPipeline logs",
+            "Secret shop-keys",
+            "ReplicaSet logs-syncer",
+            "Event ",
+        ];
         assert!(changed.iter().all(|name| by_us.iter().any(|us| name.starts_with(us))), "{changed:?}");
         space.change_spec(json!({"paused": null})).await;
         space
@@ -237,7 +263,8 @@ mod functions {
         let operator = space.ready_pipeline().await;
         // Something staged, which no syncer of these tests will load.
         let bucket = space.open_bucket().await;
-        let staged = "shop/web/20260131T235959042Z-ingest-0-0000000000000abc-0000000007-v1-1-10.json.gz".to_owned();
+        let staged =
+            "shop/web/20260131T235959042Z-ingest-0-0000000000000abc-0000000007-v1-1-10.json.gz".to_owned();
         assert!(ObjectKey::parse(&staged).is_ok());
         bucket.put_if_absent(&staged, "x".into(), &PutMeta::default()).await.expect("staged");
         for reason in ["Suspending", "Suspended"] {
@@ -251,7 +278,11 @@ mod functions {
         space.condition("Ready", "False", Some("Suspending")).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         let syncer: Deployment = space.get("logs-syncer").await;
-        assert_eq!(syncer.spec.and_then(|spec| spec.replicas), Some(2), "stopped before its backlog was loaded");
+        assert_eq!(
+            syncer.spec.and_then(|spec| spec.replicas),
+            Some(2),
+            "stopped before its backlog was loaded"
+        );
         bucket.delete_many(&[staged]).await.expect("loaded");
         space.sees("no syncer", "logs-syncer", wants(0)).await;
         space.condition("Ready", "False", Some("Suspended")).await;
@@ -302,7 +333,11 @@ mod functions {
         let operator = space.ready_pipeline().await;
         space.is_at_rest().await;
         let writes = |metrics: &str| -> Vec<String> {
-            metrics.lines().filter(|line| line.starts_with("spillway_operator_writes_total")).map(str::to_owned).collect()
+            metrics
+                .lines()
+                .filter(|line| line.starts_with("spillway_operator_writes_total"))
+                .map(str::to_owned)
+                .collect()
         };
         let before = writes(&operator.metrics().await);
         assert!(!before.is_empty());
