@@ -3,12 +3,13 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spillway
 CHDB_VERSION := $(shell sed -n 's/^chdb-core==\([^ \\]*\).*/\1/p' clickhouse-front/requirements.txt)
 CHDB := $(CACHE)/chdb-$(CHDB_VERSION)
 PYTEST := $(CACHE)/pytest-$(CHDB_VERSION)
+CHART := $(CACHE)/pytest-chart-$(shell md5sum < tests/chart/requirements.txt | cut -c1-10)
 ARGS ?=
 # A failing test must fail the pipe that its output goes through.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test test-operator crash bench lint tools bins pytest crd
+.PHONY: help run test test-operator test-chart crash bench lint tools bins pytest crd cluster-up cluster-down
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +18,7 @@ run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until
 	cargo build -p spillway-cli
 	@exec target/debug/spillway up -f examples/quickstart.yaml --demo $(ARGS)
 
-test: tools pytest bins ## Run every test
+test: tools pytest test-chart bins ## Run every test
 	@mkdir -p target
 	cargo test --workspace 2>&1 | tee target/test.log
 	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
@@ -25,6 +26,9 @@ test: tools pytest bins ## Run every test
 
 test-operator: tools bins ## Run the operator against a real control plane (ARGS: words of the tests' names)
 	cargo test -p spillway-tests --test operator -- $(ARGS)
+
+test-chart: tools $(CHART)/bin/pytest ## Render and install the chart on a real API server
+	$(CHART)/bin/python -m pytest -q tests/chart
 
 crash: tools bins ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
@@ -50,5 +54,17 @@ pytest: tools
 		$(PYTEST)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r clickhouse-front/requirements.txt; }
 	cd clickhouse-front && $(PYTEST)/bin/python -m pytest -q tests
 
-crd: ## Write crds/logpipelines.yaml and docs/columns.md anew from their types
+$(CHART)/bin/pytest:
+	python3 -m venv --clear $(CHART)
+	$(CHART)/bin/pip install --quiet --disable-pip-version-check -r tests/chart/requirements.txt
+
+crd: tools $(CHART)/bin/pytest ## Write anew what is generated: the CRD, its reference, the columns, the chart's copy, deploy/
 	UPDATE=1 cargo test -p spillway-crds -p spillway-cli
+	UPDATE=1 $(CHART)/bin/python -m pytest -q tests/chart/test_generated.py
+
+cluster-up: tools bins ## Start a cluster of two nodes on this machine, with our images in it (root; kubectl: target/debug/cluster kubectl)
+	target/debug/cluster up
+	target/debug/cluster load
+
+cluster-down: ## Stop it
+	target/debug/cluster down

@@ -34,13 +34,13 @@ go_tool() {
 
 install_minio() { go_tool minio "$(minio_version)" minio github.com/minio/minio "3 minutes"; }
 
-# etcd, API server, controllers and kubectl in one binary. Without the flags it calls itself v0.0.0.
+# All of Kubernetes, etcd, CoreDNS and metrics-server in one binary. Without the flags it calls itself v0.0.0.
 install_kubernetes() {
     local version minor
     version=$(kubernetes_version)
     minor=$(cut -d. -f2 <<< "$version")
     local set="-X k8s.io/component-base/version"
-    go_tool kubernetes "$version" kubernetes . "6 minutes" \
+    go_tool kubernetes "$version" kubernetes . "7 minutes" \
         "$set.gitVersion=$version $set.gitMajor=1 $set.gitMinor=$minor"
 }
 

@@ -1,0 +1,26 @@
+//! A real cluster on one machine: two nodes, each in a network namespace of its own, with etcd, API server,
+//! controllers, scheduler, kubelets, kube-proxies, containerd, CoreDNS and metrics-server.
+//!
+//! Nothing of it exists on the host's network: pods and Services have their addresses inside the namespaces, and
+//! whoever wants to talk to them enters the first one ([`net::enter`]). What runs is written down in the state
+//! folder before anything else, so that [`down`] cleans up after a crash as well.
+
+pub mod addons;
+pub mod cgroup;
+pub mod control_plane;
+pub mod image;
+pub mod images;
+pub mod keys;
+pub mod libraries;
+pub mod net;
+pub mod node;
+pub mod record;
+pub mod state;
+pub mod tools;
+
+mod down;
+mod up;
+
+pub use down::down;
+pub use state::State;
+pub use up::{up, wait_until_ready};
