@@ -42,6 +42,21 @@ impl Operation {
     }
 }
 
+/// A request and its key, for people. Without a key it is about the bucket itself.
+struct Asked<'a>(Operation, &'a str);
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(Operation::Create, _) => f.write_str("creating the bucket"),
+            Self(Operation::Head, "") => f.write_str("a look at the bucket"),
+            Self(Operation::List, "") => f.write_str("listing the bucket"),
+            Self(operation, "") => write!(f, "{operation} on the bucket"),
+            Self(operation, key) => write!(f, "{operation} {key:?}"),
+        }
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -157,7 +172,7 @@ impl BucketError {
             Self::NoSuchBucket { .. } => "create it, or correct the bucket's name, region and endpoint",
             Self::ClockSkewed { .. } => "synchronise the clock with NTP",
             Self::Unavailable { .. } => {
-                "check endpoint, DNS, network and the store's health (a directory: its disk)"
+                "check endpoint, DNS, network and the store's health, or the disk of a directory"
             }
         }
     }
@@ -176,21 +191,21 @@ impl BucketError {
     fn write_what(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unclear { operation, key, detail } => {
-                write!(f, "the outcome of {operation} {key:?} is unknown: {detail}")
+                write!(f, "the outcome of {} is unknown: {detail}", Asked(*operation, key))
             }
             Self::SlowDown { operation, key, detail, .. } => {
-                write!(f, "the store asks to slow down at {operation} {key:?}: {detail}")
+                write!(f, "the store asks to slow down at {}: {detail}", Asked(*operation, key))
             }
             Self::Denied { operation, key, detail, .. } => {
-                write!(f, "{operation} {key:?} was denied: {detail}")
+                write!(f, "{} was denied: {detail}", Asked(*operation, key))
             }
             Self::NoSuchBucket { bucket } => write!(f, "there is no bucket {bucket:?}"),
             Self::ClockSkewed { detail } => write!(f, "the store refuses this machine's clock: {detail}"),
             Self::Unavailable { operation, key, detail } => {
-                write!(f, "the store is not available for {operation} {key:?}: {detail}")
+                write!(f, "the store is not available for {}: {detail}", Asked(*operation, key))
             }
             Self::Invalid { operation, key, detail, .. } => {
-                write!(f, "{operation} {key:?} is not possible: {detail}")
+                write!(f, "{} is not possible: {detail}", Asked(*operation, key))
             }
         }
     }

@@ -121,7 +121,7 @@ impl Failure {
                 denied("allow s3:ListBucketVersions on the bucket and s3:DeleteObjectVersion on its keys")
             }
             (_, _, Some(401 | 403)) => denied(
-                "allow s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:PutObjectTagging, s3:DeleteObject on its keys",
+                "check access_key_id and secret_access_key; if they are right, allow s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:PutObjectTagging, s3:DeleteObject on its keys",
             ),
             (
                 _,
@@ -147,8 +147,10 @@ impl Failure {
     }
 }
 
-/// The whole chain of causes in one line: the outermost one of the SDK says only "dispatch failure".
+/// The chain of causes in one line, without the layers that say nothing: SDK and HTTP client name themselves.
 fn causes(error: &(dyn Error + 'static)) -> String {
+    const SAY_NOTHING: [&str; 5] =
+        ["dispatch failure", "io error", "other", "client error (Connect)", "client error (SendRequest)"];
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
@@ -158,7 +160,13 @@ fn causes(error: &(dyn Error + 'static)) -> String {
         }
         next = error.source();
     }
-    parts.join(": ")
+    let last = parts.last().cloned();
+    parts.retain(|part| !SAY_NOTHING.contains(&part.as_str()));
+    let mut text = if parts.is_empty() { last.unwrap_or_default() } else { parts.join(": ") };
+    if text.contains("InvalidContentType") {
+        text += " (the server speaks no TLS there: use http://, or its TLS port)";
+    }
+    text
 }
 
 fn never_connected(error: &(dyn Error + 'static)) -> bool {

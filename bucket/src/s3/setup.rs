@@ -47,12 +47,25 @@ impl S3Bucket {
             Ok(_) => Ok(Some(seen.lock().take().unwrap_or_default())),
             Err(error) => {
                 let failure = Failure::from_sdk(&error);
-                if failure.status == Some(404) {
-                    return Ok(None);
+                match failure.status {
+                    Some(404) => Ok(None),
+                    // An answer to HEAD has no body, and so no code: a wrong key would look like a missing right.
+                    Some(401 | 403) => match self.listed().await {
+                        Ok(()) => Ok(Some(String::new())),
+                        Err(told) => {
+                            let failure = if told.status.is_some() { told } else { failure };
+                            Err(failure.into_error(Operation::List, "", &self.bucket).into())
+                        }
+                    },
+                    _ => Err(failure.into_error(Operation::Head, "", &self.bucket).into()),
                 }
-                Err(failure.into_error(Operation::Head, "", &self.bucket).into())
             }
         }
+    }
+
+    async fn listed(&self) -> Result<(), Failure> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1);
+        request.send().await.map(drop).map_err(|error| Failure::from_sdk(&error))
     }
 
     /// A bucket that is ours already is as good as one just made.
