@@ -27,6 +27,9 @@ pub struct Emptying {
     pub first_failure: Option<BucketError>,
     /// Why old versions stay in a bucket with versioning: only what is current was deleted.
     pub versions_kept: Option<BucketError>,
+    last: Vec<String>,
+    /// The last keys' turn has come.
+    finishing: bool,
     place: Place,
 }
 
@@ -44,6 +47,8 @@ impl Bucket {
     /// Deletes, page by page, what Spillway put under the bucket's prefix: staged objects, control objects
     /// and dead letters, in a bucket with versioning with all their versions. Other keys are counted and stay.
     /// Harmless to repeat; nothing may write meanwhile.
+    ///
+    /// With [`Emptying::keeping_for_last`] it goes over the bucket twice.
     ///
     /// # Errors
     /// When a request as a whole failed; call again with the same `progress` to go on.
@@ -63,7 +68,7 @@ impl Bucket {
                     self.empty_objects(after.as_deref(), progress).await?
                 }
             };
-            progress.place = next;
+            progress.place = progress.or_finish(next);
         }
     }
 
@@ -75,6 +80,7 @@ impl Bucket {
         let page = self.list("", after, PAGE).await?;
         let (ours, foreign): (Vec<String>, Vec<String>) =
             page.objects.into_iter().map(|object| object.key).partition(|key| is_ours(key));
+        let ours = progress.due(ours, |key| key);
         let failed = self.delete_many(&ours).await?;
         progress.count(ours.len(), failed, foreign);
         Ok(page.next.map_or(Place::Done, |next| Place::Objects(Some(next))))
@@ -101,6 +107,7 @@ async fn empty_versions(
         Err(error) => return Ok(progress.without_versions(error)),
     };
     let (ours, foreign): (Vec<_>, Vec<_>) = page.into_iter().partition(|one| is_ours(&one.key));
+    let ours = progress.due(ours, |one| &one.key);
     let mut failed = s3.delete_versions(&ours).await?;
     if let Some(at) = failed.iter().position(|(_, error)| matches!(error, BucketError::Denied { .. })) {
         return Ok(progress.without_versions(failed.swap_remove(at).1));
@@ -113,6 +120,30 @@ async fn empty_versions(
 }
 
 impl Emptying {
+    /// To be deleted when everything else is gone, and only then: what tells the next run whose the rest is.
+    #[must_use]
+    pub fn keeping_for_last<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { last: keys.into_iter().map(str::to_owned).collect(), ..Self::default() }
+    }
+
+    /// What of a page is to be deleted now.
+    fn due<T>(&self, mut page: Vec<T>, key: impl Fn(&T) -> &String) -> Vec<T> {
+        page.retain(|one| self.finishing || !self.last.contains(key(one)));
+        page
+    }
+
+    /// Over once more, for the last keys, if everything else could be deleted.
+    fn or_finish(&mut self, next: Place) -> Place {
+        if !matches!(next, Place::Done) || self.finishing || self.last.is_empty() || self.failed > 0 {
+            return next;
+        }
+        self.finishing = true;
+        // They are counted again.
+        self.foreign = 0;
+        self.examples.clear();
+        if self.versions_kept.is_some() { Place::Objects(None) } else { Place::Undecided }
+    }
+
     fn count(&mut self, tried: usize, failed: Vec<(String, BucketError)>, foreign: Vec<String>) {
         self.deleted += (tried - failed.len()) as u64;
         self.failed += failed.len() as u64;
@@ -126,7 +157,9 @@ impl Emptying {
 
     /// Starts over with what is current, which needs fewer permissions.
     fn without_versions(&mut self, why: BucketError) -> Place {
-        *self = Self { deleted: self.deleted, versions_kept: Some(why), ..Self::default() };
+        let last = std::mem::take(&mut self.last);
+        let Self { deleted, finishing, .. } = *self;
+        *self = Self { deleted, versions_kept: Some(why), last, finishing, ..Self::default() };
         Place::Objects(None)
     }
 }
@@ -149,6 +182,19 @@ fn is_ours(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_keys_have_their_turn_when_nothing_else_is_left() {
+        let page = || vec!["_spillway/a".to_owned(), "_spillway/owner.json".to_owned()];
+        let mut emptying = Emptying::keeping_for_last(["_spillway/owner.json"]);
+        assert_eq!(emptying.due(page(), |key| key), ["_spillway/a"]);
+        assert!(matches!(emptying.or_finish(Place::Objects(None)), Place::Objects(None)));
+        let stuck = Emptying { failed: 1, ..emptying.clone() };
+        assert!(matches!(stuck.clone().or_finish(Place::Done), Place::Done), "what is left stays somebody's");
+        assert!(matches!(emptying.or_finish(Place::Done), Place::Undecided));
+        assert_eq!(emptying.due(page(), |key| key), page());
+        assert!(matches!(emptying.or_finish(Place::Done), Place::Done));
+    }
 
     #[test]
     fn only_what_spillway_writes_is_its_own() {
