@@ -61,7 +61,8 @@ pub struct IngestSpec {
     /// The Service in front of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
-    /// Resources of the container. Default: neither requests nor limits.
+    /// Resources of the container, in place of the default, which requests `250m` CPU and `256Mi` memory and limits
+    /// neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::embedded::resources")]
     pub resources: Option<ResourceRequirements>,

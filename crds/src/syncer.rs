@@ -34,7 +34,8 @@ pub struct SyncerSpec {
     /// How long loaded objects are kept before they are deleted, `0s` to `1d`. Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_grace: Option<SpanText>,
-    /// Resources of the container. Default: neither requests nor limits.
+    /// Resources of the container, in place of the default, which requests `250m` CPU and `512Mi` memory and limits
+    /// neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::embedded::resources")]
     pub resources: Option<ResourceRequirements>,
