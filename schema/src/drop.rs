@@ -16,7 +16,7 @@ use crate::views::View;
 pub enum Dropped {
     /// These are gone; empty if nothing was there.
     All(Vec<Qualified>),
-    /// Nothing was dropped.
+    /// The table was not dropped.
     Kept {
         why: WhyKept,
         /// Statements that drop it, to be run by whoever knows that nobody misses it.
@@ -29,6 +29,8 @@ pub enum Dropped {
 pub enum WhyKept {
     /// No migration is recorded: the objects were there before the pipeline, or it never finished them.
     NotRecorded,
+    /// There is no manifest to tell by which rows, present or future, are the pipeline's.
+    NoManifest,
     /// The table holds rows that this pipeline did not load.
     ForeignRows,
 }
@@ -39,6 +41,7 @@ impl WhyKept {
     pub fn reason(self) -> &'static str {
         match self {
             Self::NotRecorded => "NotRecorded",
+            Self::NoManifest => "NoManifest",
             Self::ForeignRows => "ForeignRows",
         }
     }
@@ -49,6 +52,9 @@ impl fmt::Display for WhyKept {
         f.write_str(match self {
             Self::NotRecorded => {
                 "no migration of this pipeline is recorded, so its tables are not known to be its own"
+            }
+            Self::NoManifest => {
+                "the bucket has no manifest of this pipeline, so the tables are not known to be its own"
             }
             Self::ForeignRows => "the table holds rows that this pipeline did not load",
         })
@@ -66,7 +72,7 @@ impl fmt::Display for Dropped {
             Self::Kept { why, by_hand } => {
                 write!(
                     f,
-                    "nothing was dropped, because {why}; if nobody misses it, run: {};",
+                    "the tables are kept, because {why}; if nobody misses it, run: {};",
                     by_hand.join("; ")
                 )
             }
@@ -77,8 +83,8 @@ impl fmt::Display for Dropped {
 /// Drops what [`crate::apply`] made: views, their targets, the table of log records, and last the record of
 /// migrations, so that a run that broke off is finished by the next one.
 ///
-/// `pipeline` is the uid in the pipeline's manifest (`batch_id` begins with it); `None` when it has none.
-/// Unless every row of the table is this pipeline's, nothing is dropped.
+/// `pipeline` is the uid in the pipeline's manifest (`batch_id` begins with it). Unless it is known and every row
+/// of the table is this pipeline's, nothing is dropped: an empty table may be another pipeline's that begins.
 ///
 /// # Errors
 /// [`SchemaError::ClickHouse`] and [`SchemaError::Statement`]; what was dropped before stays so.
@@ -96,17 +102,26 @@ pub async fn drop_all(
         Some(WhyKept::NotRecorded)
     } else if has_foreign_rows(client, spec, &existing, pipeline).await? {
         Some(WhyKept::ForeignRows)
+    } else if pipeline.is_none() {
+        Some(WhyKept::NoManifest)
     } else {
         None
     };
     if let Some(why) = why {
-        return Ok(Dropped::Kept { why, by_hand: drops.into_iter().map(|drop| drop.sql).collect() });
+        return Ok(Dropped::Kept { why, by_hand: by_hand(drops) });
     }
     // Servers refuse to drop more than 50 GB by default, a guard against slips. This is none.
     let settings =
         [("max_table_size_to_drop", "0".to_owned()), ("max_partition_size_to_drop", "0".to_owned())];
     let mut dropped = Vec::new();
-    for Removal { object, sql } in drops {
+    let mut drops = drops.into_iter();
+    while let Some(Removal { object, sql }) = drops.next() {
+        // Dropping the views took its time, and somebody may have begun to load here.
+        let rows = [spec.records(), spec.local(&spec.table)].contains(&object);
+        if rows && has_foreign_rows(client, spec, &Existing::read(client, spec, &names(spec)).await?, pipeline).await? {
+            let by_hand = std::iter::once(sql).chain(by_hand(drops)).collect();
+            return Ok(Dropped::Kept { why: WhyKept::ForeignRows, by_hand });
+        }
         tracing::info!(%object, "dropping");
         client.execute(&sql, &settings).await.map_err(|source| SchemaError::Statement {
             what: format!("drop {object}"),
@@ -116,6 +131,10 @@ pub async fn drop_all(
         dropped.push(object);
     }
     Ok(Dropped::All(dropped))
+}
+
+fn by_hand(drops: impl IntoIterator<Item = Removal>) -> Vec<String> {
+    drops.into_iter().map(|drop| drop.sql).collect()
 }
 
 async fn has_foreign_rows(

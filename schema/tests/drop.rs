@@ -86,6 +86,18 @@ async fn a_table_that_was_refused_is_not_dropped() {
 }
 
 #[tokio::test]
+async fn an_empty_table_of_nobody_known_is_not_dropped() {
+    let engine = Engine::start();
+    let client = engine.client();
+    apply(&client, &spec()).await.unwrap();
+    let before = tables(&client).await;
+    let dropped = drop_all(&client, &spec(), None).await.unwrap();
+    let Dropped::Kept { why, .. } = dropped else { panic!("{dropped}") };
+    assert_eq!(why, WhyKept::NoManifest);
+    assert_eq!(tables(&client).await, before);
+}
+
+#[tokio::test]
 async fn dropping_that_broke_off_is_finished_by_the_next_run() {
     let engine = Engine::start();
     let client = engine.client();
@@ -93,7 +105,7 @@ async fn dropping_that_broke_off_is_finished_by_the_next_run() {
     for object in ["VIEW observability.logs_error_rate_feed", "TABLE observability.logs"] {
         run(&client, &format!("DROP {object}")).await;
     }
-    let Dropped::All(dropped) = drop_all(&client, &spec(), None).await.unwrap() else { panic!("kept") };
+    let Dropped::All(dropped) = drop_all(&client, &spec(), Some(PIPELINE)).await.unwrap() else { panic!("kept") };
     assert_eq!(dropped.len(), 9);
     assert_eq!(tables(&client).await, Vec::<Value>::new());
     let elsewhere = SchemaSpec::new("nowhere", "logs");
