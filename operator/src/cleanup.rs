@@ -3,33 +3,77 @@
 //! the bucket says which rows are the pipeline's: a cleanup that was killed in between still knows.
 
 pub(crate) mod act;
+mod data;
+mod place;
+mod say;
+mod workloads;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+pub(crate) use say::what_is_kept;
+use spillway_bucket::Emptying;
 
 /// Keeps the object until bucket and tables are cleaned up.
 pub(crate) const FINALIZER: &str = "spillway.dev/cleanup";
 /// `"true"` ends the cleanup at once.
 pub(crate) const SKIP_ANNOTATION: &str = "spillway.dev/skip-cleanup";
 
+/// What this process has done of a cleanup. When it is lost, every step is taken again and finds nothing to do.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// In a row.
+    failures: u32,
+    /// For people.
+    cleaned: Vec<String>,
+    dropped: bool,
+    emptied: bool,
+    /// Why the data stays.
+    kept: Option<String>,
+    /// How far the bucket of these inputs is emptied.
+    emptying: Option<(u64, Emptying)>,
+    /// When it last came forward; first seeing the deletion counts.
+    advanced: Option<Instant>,
+}
+
+impl Course {
+    fn advance(&mut self) {
+        self.advanced = Some(Instant::now());
+    }
+
+    fn idle(&self) -> Duration {
+        self.advanced.map(|at| at.elapsed()).unwrap_or_default()
+    }
+}
+
+/// What is known before anything is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Said {
+    /// Bucket and tables are cleaned up.
+    done: bool,
+    /// [`SKIP_ANNOTATION`] is there.
+    skip: bool,
+    /// `deletionPolicy` is no longer `Delete`.
+    retain: bool,
+    /// Since it last came forward.
+    idle: Duration,
+}
+
 /// How far the cleanup is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Since the deletion timestamp.
-    pub(crate) waited: Duration,
-    /// [`SKIP_ANNOTATION`] is there.
-    pub(crate) skip: bool,
-    /// `deletionPolicy` is no longer `Delete`.
-    pub(crate) retain: bool,
-    pub(crate) ingest: Workload,
-    pub(crate) syncer: Workload,
-    pub(crate) dropped: bool,
-    pub(crate) emptied: bool,
+struct Progress {
+    ingest: Workload,
+    syncer: Workload,
+    dropped: bool,
+    /// Tables and bucket are not the pipeline's alone.
+    kept: bool,
     /// What is in the way can't go away: for instance a Secret that is missing in a namespace being deleted.
-    pub(crate) hopeless: bool,
+    hopeless: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Workload {
+enum Workload {
+    /// The API server doesn't say.
+    Unknown,
     /// Pods are wanted.
     Running,
     /// No pods are wanted, but some are left.
@@ -39,12 +83,13 @@ pub(crate) enum Workload {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+enum Step {
     StopIngest,
-    /// Ingest writes what it has buffered.
-    AwaitIngest,
     StopSyncer,
-    AwaitSyncer,
+    /// Pods end. Ingest writes what it has buffered.
+    Await,
+    /// Pods may be there.
+    AskAgain,
     DropTables,
     EmptyBucket,
     Release(Release),
@@ -52,33 +97,35 @@ pub(crate) enum Step {
 
 /// Why the finalizer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
+enum Release {
     Done,
+    /// The data is not, or not only, this pipeline's.
+    Kept,
     Retained,
     Skipped,
     TimedOut,
     Hopeless,
 }
 
-pub(crate) fn step(progress: &Progress, limit: Duration) -> Step {
-    let Progress { waited, skip, retain, ingest, syncer, dropped, emptied, hopeless } = progress;
-    if *emptied && *dropped {
-        return Step::Release(Release::Done);
+/// Whether the object is let go whatever else is found: nothing that has to be asked for may be in the way of that.
+fn verdict(said: &Said, limit: Duration) -> Option<Release> {
+    match said {
+        Said { done: true, .. } => Some(Release::Done),
+        Said { skip: true, .. } => Some(Release::Skipped),
+        Said { retain: true, .. } => Some(Release::Retained),
+        Said { idle, .. } if *idle >= limit => Some(Release::TimedOut),
+        Said { .. } => None,
     }
-    if *skip {
-        return Step::Release(Release::Skipped);
-    }
-    if *retain {
-        return Step::Release(Release::Retained);
-    }
-    if *waited >= limit {
-        return Step::Release(Release::TimedOut);
-    }
+}
+
+fn step(progress: &Progress) -> Step {
+    let Progress { ingest, syncer, dropped, kept, hopeless } = progress;
     match (ingest, syncer) {
+        (Workload::Unknown, _) | (Workload::Gone, Workload::Unknown) => Step::AskAgain,
         (Workload::Running, _) => Step::StopIngest,
-        (Workload::Stopping, _) => Step::AwaitIngest,
+        (Workload::Stopping, _) | (Workload::Gone, Workload::Stopping) => Step::Await,
         (Workload::Gone, Workload::Running) => Step::StopSyncer,
-        (Workload::Gone, Workload::Stopping) => Step::AwaitSyncer,
+        (Workload::Gone, Workload::Gone) if *kept => Step::Release(Release::Kept),
         (Workload::Gone, Workload::Gone) if *hopeless => Step::Release(Release::Hopeless),
         (Workload::Gone, Workload::Gone) if !dropped => Step::DropTables,
         (Workload::Gone, Workload::Gone) => Step::EmptyBucket,
@@ -91,43 +138,65 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(600);
 
-    fn progress(ingest: Workload, syncer: Workload, dropped: bool, emptied: bool) -> Progress {
-        let waited = Duration::from_secs(5);
-        Progress { waited, skip: false, retain: false, ingest, syncer, dropped, emptied, hopeless: false }
+    fn progress(ingest: Workload, syncer: Workload, dropped: bool) -> Progress {
+        Progress { ingest, syncer, dropped, kept: false, hopeless: false }
     }
 
     #[test]
     fn bucket_and_tables_go_after_the_last_pod() {
-        use Workload::{Gone, Running, Stopping};
-        for (ingest, syncer, dropped, emptied, expected) in [
-            (Running, Running, false, false, Step::StopIngest),
-            (Stopping, Running, false, false, Step::AwaitIngest),
-            (Gone, Running, false, false, Step::StopSyncer),
-            (Gone, Stopping, false, false, Step::AwaitSyncer),
-            (Gone, Gone, false, false, Step::DropTables),
-            (Gone, Gone, true, false, Step::EmptyBucket),
-            (Gone, Gone, true, true, Step::Release(Release::Done)),
+        use Workload::{Gone, Running, Stopping, Unknown};
+        for (ingest, syncer, dropped, expected) in [
+            (Running, Running, false, Step::StopIngest),
+            (Stopping, Running, false, Step::Await),
+            (Gone, Running, false, Step::StopSyncer),
+            (Gone, Stopping, false, Step::Await),
+            (Gone, Gone, false, Step::DropTables),
+            (Gone, Gone, true, Step::EmptyBucket),
             // Somebody scaled it up again: once more, before anything else is deleted.
-            (Running, Gone, true, false, Step::StopIngest),
+            (Running, Gone, true, Step::StopIngest),
+            // What can't be seen may be running.
+            (Unknown, Gone, true, Step::AskAgain),
+            (Gone, Unknown, false, Step::AskAgain),
         ] {
-            let progress = progress(ingest, syncer, dropped, emptied);
-            assert_eq!(step(&progress, LIMIT), expected, "{progress:?}");
+            let progress = progress(ingest, syncer, dropped);
+            assert_eq!(step(&progress), expected, "{progress:?}");
         }
     }
 
     #[test]
-    fn nothing_holds_the_object_for_ever() {
-        let running = progress(Workload::Running, Workload::Running, false, false);
-        let gone = progress(Workload::Gone, Workload::Gone, false, false);
+    fn what_is_not_the_pipelines_alone_is_let_be() {
+        let gone = progress(Workload::Gone, Workload::Gone, false);
         for (progress, expected) in [
-            (Progress { waited: LIMIT, ..running.clone() }, Release::TimedOut),
-            (Progress { skip: true, ..running.clone() }, Release::Skipped),
-            (Progress { retain: true, ..running.clone() }, Release::Retained),
-            (Progress { hopeless: true, ..gone.clone() }, Release::Hopeless),
-            (Progress { emptied: true, dropped: true, waited: LIMIT, ..gone }, Release::Done),
+            (Progress { kept: true, ..gone.clone() }, Step::Release(Release::Kept)),
+            (Progress { hopeless: true, ..gone }, Step::Release(Release::Hopeless)),
+            (
+                Progress { kept: true, hopeless: true, ..progress(Workload::Running, Workload::Gone, false) },
+                Step::StopIngest,
+            ),
         ] {
-            assert_eq!(step(&progress, LIMIT), Step::Release(expected), "{progress:?}");
+            assert_eq!(step(&progress), expected, "{progress:?}");
         }
-        assert_eq!(step(&Progress { hopeless: true, ..running }, LIMIT), Step::StopIngest);
+    }
+
+    #[test]
+    fn nothing_holds_the_object_for_ever_and_nothing_has_to_be_asked_for_that() {
+        for (said, expected) in [
+            (Said { idle: LIMIT, ..Said::default() }, Some(Release::TimedOut)),
+            (Said { skip: true, ..Said::default() }, Some(Release::Skipped)),
+            (Said { retain: true, ..Said::default() }, Some(Release::Retained)),
+            (Said { done: true, skip: true, idle: LIMIT, ..Said::default() }, Some(Release::Done)),
+            (Said::default(), None),
+        ] {
+            assert_eq!(verdict(&said, LIMIT), expected, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn time_counts_from_the_last_step_forward() {
+        let begun = Instant::now().checked_sub(LIMIT);
+        let mut course = Course { advanced: begun, ..Course::default() };
+        assert!(course.idle() >= LIMIT);
+        course.advance();
+        assert!(course.idle() < LIMIT);
     }
 }

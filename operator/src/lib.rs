@@ -24,6 +24,7 @@ mod lag;
 mod memory;
 mod metrics;
 mod outside;
+mod owner;
 pub mod plan;
 mod pods;
 mod reconcile;

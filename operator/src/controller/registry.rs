@@ -7,9 +7,10 @@ use kube::{
     Resource as _,
     runtime::{reflector::Lookup as _, watcher::Event},
 };
+use spillway_crds::DeletionPolicy;
 
 use super::Ref;
-use crate::{cleanup::act::what_is_kept, dereference::secret_names, digest, reconcile::Object};
+use crate::{cleanup::{FINALIZER, what_is_kept}, dereference::secret_names, digest, reconcile::Object};
 
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -24,7 +25,7 @@ pub(crate) struct Known {
     pub(crate) secrets: BTreeSet<String>,
     /// Digest of what is not status.
     fingerprint: u64,
-    /// What a deletion leaves, if it leaves anything.
+    /// What a deletion leaves and why, unless there is a cleanup that says so.
     pub(crate) kept: Option<String>,
 }
 
@@ -91,9 +92,6 @@ impl Registry {
 fn known(object: &Object) -> Known {
     let metadata = object.meta();
     let spec = object.0.as_ref().ok().map(|pipeline| &pipeline.spec);
-    let retained = object.0.as_ref().ok().filter(|pipeline| {
-        pipeline.spec.deletion_policy.unwrap_or_default() == spillway_crds::DeletionPolicy::Retain
-    });
     let fingerprint = digest::json(&(
         metadata.generation,
         &metadata.finalizers,
@@ -106,13 +104,52 @@ fn known(object: &Object) -> Known {
         uid: metadata.uid.clone().unwrap_or_default(),
         secrets: spec.map(secret_names).unwrap_or_default(),
         fingerprint,
-        kept: retained.map(what_is_kept),
+        kept: kept(object),
     }
+}
+
+fn kept(object: &Object) -> Option<String> {
+    if object.meta().finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER) {
+        return None;
+    }
+    Some(match &object.0 {
+        Err(_) => "bucket and tables are left: the operator could not read the pipeline".to_owned(),
+        Ok(pipeline) => {
+            let why = match pipeline.spec.deletion_policy.unwrap_or_default() {
+                DeletionPolicy::Retain => "as deletionPolicy Retain says",
+                DeletionPolicy::Delete => "because it was deleted before the operator could hold it for its cleanup",
+            };
+            format!("{} are left, {why}", what_is_kept(pipeline))
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+
+    #[test]
+    fn whoever_goes_without_a_cleanup_is_told_what_is_left() {
+        for (finalizers, spec, expected) in [
+            (json!([]), json!({}), Some("as deletionPolicy Retain says")),
+            (json!([]), json!({"deletionPolicy": "Delete"}), Some("before the operator could hold it")),
+            (json!([]), json!({"deletionPolicy": 5}), Some("could not read")),
+            // Its cleanup says so.
+            (json!([FINALIZER]), json!({"deletionPolicy": "Delete"}), None),
+            (json!([FINALIZER]), json!({"deletionPolicy": "Retain"}), None),
+        ] {
+            let mut object = object("logs", "u", 1, json!({}));
+            let metadata = object.meta_mut();
+            metadata.finalizers = serde_json::from_value(finalizers).unwrap();
+            let metadata = metadata.clone();
+            let object = json!({"apiVersion": "spillway.dev/v1alpha1", "kind": "LogPipeline", "metadata": metadata, "spec": spec});
+            let kept = kept(&serde_json::from_value(object).unwrap());
+            match expected {
+                Some(text) => assert!(kept.as_ref().is_some_and(|kept| kept.contains(text)), "{kept:?}"),
+                None => assert_eq!(kept, None),
+            }
+        }
+    }
 
     use super::*;
 

@@ -18,6 +18,7 @@ mod claim;
 mod crd;
 mod creation;
 mod deletion;
+mod deletion_shared;
 mod drift;
 mod end_to_end;
 mod outside;
@@ -46,6 +47,7 @@ fn claims() -> Vec<Claim> {
         secrets::claims(),
         outside::claims(),
         deletion::claims(),
+        deletion_shared::claims(),
         survival::claims(),
         rights::claims(),
         end_to_end::claims(),
