@@ -29,6 +29,23 @@ pub(crate) enum Type {
     SyncerAvailable,
 }
 
+impl Type {
+    const ALL: [Self; 7] = [
+        Self::Ready,
+        Self::SpecValid,
+        Self::TenantsValid,
+        Self::BucketReady,
+        Self::SchemaReady,
+        Self::IngestAvailable,
+        Self::SyncerAvailable,
+    ];
+
+    /// `None`: somebody else's.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|type_| type_.to_string() == name)
+    }
+}
+
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -61,6 +78,7 @@ pub(crate) enum Reason {
     Unreadable,
     NoCredentials,
     SecretUnusable,
+    SecretUnreadable,
     // TenantsValid
     AllValid,
     TenantsLeftOut,
@@ -137,8 +155,17 @@ pub(crate) struct Change {
     pub(crate) message: String,
 }
 
-/// The conditions that say `findings`, in order; those of other types are kept. `lastTransitionTime` moves only
-/// with the status.
+/// Ours of the conditions, in order. What others say of the pipeline stays theirs: applied along, it would be ours,
+/// and each of their changes would be undone.
+pub(crate) fn ours(conditions: &[Condition]) -> Vec<Condition> {
+    let mut ours: Vec<_> =
+        conditions.iter().filter(|condition| Type::named(&condition.type_).is_some()).cloned().collect();
+    ours.sort_by_key(|condition| Type::named(&condition.type_));
+    ours
+}
+
+/// The conditions that say `findings`, in order; ours that nothing is said of are kept. `lastTransitionTime` moves
+/// only with the status.
 pub(crate) fn next(
     old: &[Condition],
     findings: &[(Type, Finding)],
@@ -168,7 +195,7 @@ pub(crate) fn next(
     }
     let said = |condition: &&Condition| findings.iter().any(|(type_, _)| type_.to_string() == condition.type_);
     all.extend(old.iter().filter(|condition| !said(condition)).cloned());
-    (all, changes)
+    (ours(&all), changes)
 }
 
 /// Whether all is well, from what is said of the parts: the first that isn't is the reason.
@@ -221,6 +248,15 @@ mod tests {
         let (both, _) = next(&first, &[bucket], None, at(2));
         let types: Vec<_> = both.iter().map(|condition| condition.type_.as_str()).collect();
         assert_eq!(types, ["BucketReady", "SchemaReady"]);
+    }
+
+    #[test]
+    fn what_others_say_is_not_taken_over() {
+        let bucket = (Type::BucketReady, Finding::good(Reason::Configured, ""));
+        let (mut old, _) = next(&[], std::slice::from_ref(&bucket), None, at(1));
+        let ours = old.clone();
+        old.insert(0, Condition { type_: "example.com/Backed".to_owned(), ..old[0].clone() });
+        assert_eq!(next(&old, &[bucket], None, at(2)), (ours, vec![]));
     }
 
     #[test]

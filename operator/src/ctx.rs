@@ -3,9 +3,11 @@
 use std::{sync::Arc, sync::atomic::AtomicBool, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    inventory::Inventory, memory::Memories, metrics::Metrics, secret_cache::SecretCache,
+    controller::Wakes, inventory::Inventory, memory::Memories, metrics::Metrics, secret_cache::SecretCache,
 };
 
 pub(crate) struct Ctx {
@@ -19,6 +21,15 @@ pub(crate) struct Ctx {
     pub(crate) memories: Memories,
     /// The cluster knows PodMonitors, and they are watched.
     pub(crate) pod_monitors: AtomicBool,
+    /// The queues, for work that goes on beside the reconciles.
+    pub(crate) wakes: Wakes,
+    /// Reconciles that may wait for a bucket or a database: fewer than there are at once, so that servers that hang
+    /// never hold up the pipelines of others.
+    pub(crate) waiting: Semaphore,
+    /// Deletions that may be at work at once, for the same reason.
+    pub(crate) cleaning: Semaphore,
+    /// Cancelled when this process leads no more.
+    pub(crate) ended: CancellationToken,
 }
 
 #[derive(Clone, Debug)]

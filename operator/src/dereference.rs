@@ -5,14 +5,16 @@ use std::{
     sync::atomic::Ordering,
 };
 
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use spillway_crds::{LogPipelineSpec, Secrets};
 
 use crate::{
     ctx::Ctx,
-    errors::ApiError,
+    errors::{ApiError, call},
     inventory::{Observed, Rollout},
     kinds::{Id, Kind},
-    secret_cache::Named,
+    secret_cache::{Named, Unreadable},
     target::Target,
 };
 
@@ -22,10 +24,31 @@ pub(crate) struct Dereferenced {
     pub(crate) secrets: Secrets,
     /// `resourceVersion` of each.
     pub(crate) versions: BTreeMap<String, String>,
+    /// Those that are there and can't be read now.
+    pub(crate) unreadable: Vec<Unreadable>,
     /// Objects that carry the pipeline's label, whoever owns them.
     pub(crate) objects: BTreeMap<Id, Observed>,
     /// The cluster knows PodMonitors.
     pub(crate) pod_monitor: bool,
+}
+
+/// With Secrets that can't be read as they were last read.
+pub(crate) async fn look(ctx: &Ctx, target: &Target, spec: &LogPipelineSpec) -> Dereferenced {
+    let named = ctx.secrets.get_what_can_be_read(&ctx.client, &target.namespace, secret_names(spec)).await;
+    Dereferenced::with(ctx, target, named)
+}
+
+/// Asks who leads when syncers are up and nobody is known to: Leases are looked at only now and then.
+pub(crate) async fn look_for_leader(ctx: &Ctx, target: &Target, seen: &mut Dereferenced, syncer: &str) {
+    let up = seen.rollout(syncer, &target.uid).is_some_and(|rollout| rollout.available > 0);
+    if !up || seen.holder(syncer).is_some() {
+        return;
+    }
+    let api: Api<Lease> = Api::namespaced(ctx.client.clone(), &target.namespace);
+    // The next look of all says why.
+    let Ok(Some(lease)) = call(format!("read Lease {syncer}"), api.get_opt(syncer)).await else { return };
+    ctx.inventory.note(Kind::Lease, target.place(), lease.into());
+    seen.objects = ctx.inventory.of(&target.place());
 }
 
 /// # Errors
@@ -57,6 +80,7 @@ impl Dereferenced {
         Self {
             secrets: named.secrets,
             versions: named.versions,
+            unreadable: named.unreadable,
             objects: ctx.inventory.of(&target.place()),
             pod_monitor: ctx.pod_monitors.load(Ordering::Relaxed),
         }

@@ -3,7 +3,8 @@
 //! Before a pipeline's first pods there must be a bucket, a table and a manifest: a syncer that finds staged data
 //! without a manifest stops. Later a failed step never blocks objects, because their new settings may be the cure
 //! (Altinity/clickhouse-operator#1926). The one exception is a refused migration: a syncer with new columns
-//! against an old table can only fail, so the one that runs is left as it is.
+//! against an old table can only fail, so the one that runs is left as it is. So it is until a first answer to new
+//! settings, which a server that hangs owes for minutes.
 
 /// How the steps outside of the cluster stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,10 @@ pub(crate) enum Schema {
     Good,
     /// Tables differ in what only their owner may change.
     Refused,
-    /// Not reached, or not asked.
+    /// Not reached.
     Unknown,
+    /// No answer yet to what is asked.
+    Pending,
 }
 
 /// What becomes of a workload.
@@ -44,8 +47,8 @@ pub(crate) fn gate(standing: Standing) -> Gate {
     let Standing { manifest, schema, ingest_exists, syncer_exists } = standing;
     let created = |exists: bool| if exists || manifest { Decision::Apply } else { Decision::Wait };
     let syncer = match (schema, syncer_exists) {
-        (Schema::Refused, true) => Decision::Keep,
-        (Schema::Refused, false) => Decision::Wait,
+        (Schema::Refused | Schema::Pending, true) => Decision::Keep,
+        (Schema::Refused | Schema::Pending, false) => Decision::Wait,
         (Schema::Good | Schema::Unknown, exists) => created(exists),
     };
     Gate { ingest: created(ingest_exists), syncer }
@@ -58,7 +61,7 @@ mod tests {
     #[test]
     fn pods_wait_for_the_first_manifest_and_never_again_for_anything_but_a_refused_migration() {
         use Decision::{Apply, Keep, Wait};
-        use Schema::{Good, Refused, Unknown};
+        use Schema::{Good, Pending, Refused, Unknown};
         for (manifest, schema, ingest_exists, syncer_exists, ingest, syncer) in [
             (false, Unknown, false, false, Wait, Wait),
             (false, Good, false, false, Wait, Wait),
@@ -72,6 +75,10 @@ mod tests {
             (true, Unknown, true, true, Apply, Apply),
             (true, Refused, true, true, Apply, Keep),
             (false, Refused, true, true, Apply, Keep),
+            // New columns are being made.
+            (true, Pending, true, true, Apply, Keep),
+            (false, Pending, true, true, Apply, Keep),
+            (true, Pending, false, false, Apply, Wait),
             // Killed between the two.
             (false, Unknown, true, false, Apply, Wait),
             (true, Good, true, false, Apply, Apply),

@@ -10,9 +10,12 @@ use std::{
 use parking_lot::Mutex as SyncMutex;
 use spillway_bucket::Bucket;
 use spillway_crds::status::LogPipelineStatus;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+};
 
-use crate::{backoff, conditions::Finding, drift::Applied, kinds::Id, lag::Progress};
+use crate::{apply::Pace, backoff, cleanup::Course, conditions::Finding, drift::Applied, kinds::Id, lag::Progress};
 
 #[derive(Default)]
 pub(crate) struct Memory {
@@ -21,25 +24,48 @@ pub(crate) struct Memory {
     pub(crate) applied: BTreeMap<Id, Applied>,
     /// The value of the annotation that pods were last touched with, by component.
     pub(crate) touched: BTreeMap<&'static str, String>,
+    pub(crate) outside: Steps,
+    /// What is being asked outside.
+    pub(crate) running: Option<Running>,
+    /// Since when the pipeline is not Ready and nothing new was said of it.
+    pub(crate) unready_since: Option<Instant>,
+    pub(crate) reading: Option<Reading>,
+    /// While suspended: nothing staged was left after the last ingest pod had gone.
+    pub(crate) drained: Option<bool>,
+    pub(crate) pace: Pace,
+    /// When objects that aren't wanted any more were last looked for.
+    pub(crate) swept: Option<Instant>,
+    /// The status as last written, and its resourceVersion: the watch may not have brought it yet.
+    pub(crate) status: Option<(u64, LogPipelineStatus)>,
+    pub(crate) progress_written: Option<Instant>,
+    pub(crate) course: Course,
+}
+
+/// What came of the steps outside of the cluster.
+#[derive(Clone, Default)]
+pub(crate) struct Steps {
     pub(crate) bucket: Option<Attempt>,
     pub(crate) schema: Option<Attempt>,
     pub(crate) manifest: Option<Attempt>,
     pub(crate) opened: Option<Opened>,
     /// Bucket for which conditional writes were seen to work.
     pub(crate) probed: Option<u64>,
-    pub(crate) reading: Option<Reading>,
-    /// While suspended: nothing staged was left after the last ingest pod had gone.
-    pub(crate) drained: Option<bool>,
-    /// When objects that aren't wanted any more were last looked for.
-    pub(crate) swept: Option<Instant>,
-    /// The status as last written, and its resourceVersion: the watch may not have brought it yet.
-    pub(crate) status: Option<(u64, LogPipelineStatus)>,
-    pub(crate) progress_written: Option<Instant>,
-    pub(crate) cleanup_failures: u32,
-    /// What the cleanup has done, for people.
-    pub(crate) cleaned: Vec<String>,
-    pub(crate) dropped: bool,
-    pub(crate) emptied: bool,
+}
+
+impl Steps {
+    /// One of them failed last time.
+    pub(crate) fn failing(&self) -> bool {
+        [&self.bucket, &self.schema, &self.manifest].into_iter().flatten().any(|attempt| attempt.failures > 0)
+    }
+}
+
+/// Steps that are being taken beside the reconciles. Dropped, they end.
+pub(crate) struct Running {
+    /// Digests of what goes into bucket and schema.
+    pub(crate) inputs: (u64, u64),
+    pub(crate) task: JoinSet<()>,
+    /// What came of them so far, and whether that is all.
+    pub(crate) outcome: watch::Receiver<(Steps, bool)>,
 }
 
 /// A step outside of the cluster, and what came of it.
@@ -55,7 +81,16 @@ pub(crate) struct Attempt {
     pub(crate) patient: bool,
 }
 
+impl Attempt {
+    /// Until it is to be repeated; `None`: with the resync.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        let failing = self.failures > 0 && !self.patient;
+        failing.then(|| backoff::delay(self.failures).saturating_sub(now.duration_since(self.at)))
+    }
+}
+
 /// A bucket whose connections and credentials are kept.
+#[derive(Clone)]
 pub(crate) struct Opened {
     pub(crate) inputs: u64,
     pub(crate) at: Instant,
@@ -82,6 +117,12 @@ pub(crate) fn attempt(last: Option<&Attempt>, inputs: u64, now: Instant, finding
     let before = last.filter(|last| last.inputs == inputs).map_or(0, |last| last.failures);
     let failures = if finding.is_good() { 0 } else { before.saturating_add(1) };
     Attempt { inputs, at: now, failures, finding, patient }
+}
+
+/// Between looks at a pipeline that isn't Ready: as long as it has been so, since what is seldom there at once is
+/// seldom there a second later. What isn't watched, such as who holds its Lease, is seen in time this way.
+pub(crate) fn next_look(unready_for: Duration, tick: Duration) -> Duration {
+    unready_for.max(Duration::from_secs(2)).min(tick)
 }
 
 /// Memories of all pipelines.
@@ -112,6 +153,15 @@ mod tests {
     use crate::conditions::Reason;
 
     const RESYNC: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn a_pipeline_that_is_not_ready_is_looked_at_soon_and_then_ever_less_often() {
+        for (unready_for, wait) in [(0, 2), (1, 2), (4, 4), (30, 30), (60, 60), (3_600, 60)] {
+            let tick = Duration::from_secs(60);
+            assert_eq!(next_look(Duration::from_secs(unready_for), tick).as_secs(), wait, "{unready_for}");
+        }
+        assert_eq!(next_look(Duration::ZERO, Duration::from_secs(1)).as_secs(), 1);
+    }
 
     #[test]
     fn a_step_is_repeated_after_a_change_a_failure_or_the_resync() {

@@ -1,5 +1,6 @@
 //! One pipeline, from what is to what should be: dereference, validate, plan, apply, status.
 
+mod image;
 mod say;
 
 use std::{
@@ -14,18 +15,19 @@ use crate::{
     apply,
     backoff::{delay, jittered},
     cleanup,
+    conditions::Type,
     ctx::Ctx,
-    dereference::{Dereferenced, dereference},
+    dereference::{Dereferenced, look, look_for_leader},
     errors::ApiError,
     failpoint::failpoint,
     finalizers, findings, gate,
-    memory::Memory,
+    memory::{self, Memory},
     outside::{self, progress},
     plan::{self, Inputs, Plan, Workload, names},
     pods,
     target::Target,
 };
-use say::{State, known_status, say, say_invalid, say_paused, say_unreadable, write_status};
+use say::{State, known_status, say, say_invalid, say_paused, say_unreadable, say_unreadable_secrets};
 
 /// A pipeline as it comes from the API server, readable or not.
 pub(crate) type Object = DeserializeGuard<LogPipeline>;
@@ -40,6 +42,8 @@ pub(crate) struct Failed {
     pub(crate) message: String,
     /// Somebody else was faster: no failure, try again at once.
     pub(crate) conflict: bool,
+    /// When it is to be repeated, if that is known.
+    pub(crate) wait: Option<Duration>,
 }
 
 impl Failed {
@@ -49,6 +53,7 @@ impl Failed {
             reason: error.reason().to_owned(),
             conflict: error.is_conflict(),
             message: error.to_string(),
+            wait: None,
         }
     }
 }
@@ -64,11 +69,13 @@ pub(crate) async fn reconcile(object: Arc<Object>, ctx: Arc<Ctx>) -> Result<Acti
     let mut memory = memory.lock().await;
     let metadata = kube::Resource::meta(&*object);
     let result = if metadata.deletion_timestamp.is_some() {
+        // Nothing may be made meanwhile.
+        outside::stop(&mut memory).await;
         cleanup::act::clean_up(&ctx, &target, &object, &mut memory).await
     } else {
         match &object.0 {
             Ok(pipeline) => make_so(&ctx, &target, pipeline, &mut memory).await,
-            Err(unreadable) => say_unreadable(&ctx, &target, unreadable, &mut memory).await,
+            Err(unreadable) => say_unreadable(&ctx, &target, unreadable).await,
         }
     };
     if result.is_ok() {
@@ -78,13 +85,23 @@ pub(crate) async fn reconcile(object: Arc<Object>, ctx: Arc<Ctx>) -> Result<Acti
     result
 }
 
-/// After an error: the more in a row, the later. A conflict is none.
-pub(crate) fn after_failure(object: Arc<Object>, failed: &Failed, ctx: Arc<Ctx>) -> Action {
-    if failed.conflict {
-        return Action::requeue(Duration::from_millis(500));
+/// Conflicts in a row that nobody hears of: the watch brings what changed within a moment.
+const QUIET_CONFLICTS: u32 = 3;
+
+/// The wait after `failures` in a row, this one included. `None`: a conflict that is tried again at once.
+fn wait_after(failed: &Failed, failures: u32) -> Option<Duration> {
+    if !failed.conflict {
+        return Some(failed.wait.unwrap_or_else(|| delay(failures)));
     }
+    (failures > QUIET_CONFLICTS).then(|| delay(failures - QUIET_CONFLICTS))
+}
+
+/// After an error: the more in a row, the later.
+pub(crate) fn after_failure(object: Arc<Object>, failed: &Failed, ctx: Arc<Ctx>) -> Action {
     let uid = object.uid().unwrap_or_default();
-    let wait = delay(ctx.memories.count_failure(&uid));
+    let Some(wait) = wait_after(failed, ctx.memories.count_failure(&uid)) else {
+        return Action::requeue(Duration::from_millis(500));
+    };
     tracing::warn!(
         pipeline = object.name_any(),
         namespace = object.namespace(),
@@ -98,13 +115,23 @@ pub(crate) fn after_failure(object: Arc<Object>, failed: &Failed, ctx: Arc<Ctx>)
 }
 
 async fn make_so(
-    ctx: &Ctx,
+    ctx: &Arc<Ctx>,
     target: &Target,
     pipeline: &LogPipeline,
     memory: &mut Memory,
 ) -> Result<Action, Failed> {
-    let seen = dereference(ctx, target, &pipeline.spec).await.map_err(Failed::at("dereference"))?;
+    // Whatever else is wrong with it, what it says of its data holds.
+    let policy = pipeline.spec.deletion_policy.unwrap_or_default();
+    let finalizer = finalizers::settle(ctx, target, pipeline, policy).await.map_err(Failed::at("finalizer"));
+    let finalizer = match finalizer {
+        // It has changed meanwhile.
+        Err(failed) if failed.conflict => return Err(failed),
+        other => other,
+    };
+    failpoint("after-finalizer");
+    let mut seen = look(ctx, target, &pipeline.spec).await;
     if pipeline.spec.paused == Some(true) {
+        outside::stop(memory).await;
         return say_paused(ctx, target, pipeline, &seen, memory).await;
     }
     let valid = match validate(pipeline) {
@@ -113,9 +140,12 @@ async fn make_so(
             return say_invalid(ctx, target, pipeline, &seen, memory, findings::text(&errors)).await;
         }
     };
-    finalizers::settle(ctx, target, pipeline, valid.deletion_policy).await.map_err(Failed::at("finalizer"))?;
-    failpoint("after-finalizer");
-    let image = record_image(ctx, target, pipeline, memory).await?;
+    if seen.unreadable.iter().any(|secret| !secret.last_known) {
+        // Without what is in it, tenants would be shut out and pods restarted.
+        say_unreadable_secrets(ctx, target, pipeline, &seen, memory).await?;
+        return Err(unreadable_secrets(&seen));
+    }
+    let image = image::record(ctx, target, pipeline, &seen, memory).await?;
     failpoint("after-image");
     let inputs = inputs(target, &valid, &seen, image, memory);
     let plan = match plan::plan(&valid, &inputs) {
@@ -125,53 +155,53 @@ async fn make_so(
         }
     };
     let outside = outside::bring(ctx, target, &valid, &plan, &seen, memory).await;
+    let outside = outside.with_last_word(last_word(&known_status(pipeline, memory), Type::SchemaReady));
     let gate = gate::gate(
         outside.standing(inputs.observed.ingest.is_some(), inputs.observed.syncer.is_some()),
     );
     let applied = apply::apply(ctx, target, &plan, gate, &seen.objects, memory).await;
     failpoint("after-apply");
-    let touched = touch(ctx, target, &plan, memory).await;
+    let touched = touch(ctx, target, &plan, &applied, memory).await;
     progress::read_progress(ctx, memory).await;
     look_for_drained(ctx, target, &valid, &seen, memory).await;
+    look_for_leader(ctx, target, &mut seen, &names::Scope::of(&valid).syncer()).await;
     let state = State { target, pipeline, valid: &valid, plan: &plan, seen: &seen };
     say(ctx, &state, memory, &outside, gate, &applied).await?;
     failpoint("after-status");
+    finalizer?;
     if let Some((id, error)) = applied.failed.into_iter().next() {
         tracing::debug!(object = %id, "not applied");
         return Err(Failed::at("apply")(error));
     }
     touched.map_err(Failed::at("touch"))?;
-    if let Some((step, reason)) = outside.failed {
-        let finding = [&outside.bucket, &outside.schema].into_iter().chain(&outside.manifest);
-        let message = finding.into_iter().find(|finding| finding.reason.to_string() == reason);
-        let message = message.map(|finding| finding.message.clone()).unwrap_or_default();
-        return Err(Failed { step, reason, message, conflict: false });
+    if !seen.unreadable.is_empty() {
+        return Err(unreadable_secrets(&seen));
+    }
+    if let Some(outside::FailedStep { step, reason, message, wait }) = outside.failed {
+        return Err(Failed { step, reason, message, conflict: false, wait: Some(wait.max(Duration::from_secs(1))) });
     }
     Ok(Action::requeue(next_look(ctx, target, &valid, memory)))
 }
 
-/// While a suspended pipeline empties itself, more often.
-fn next_look(ctx: &Ctx, target: &Target, valid: &ValidatedPipeline, memory: &Memory) -> Duration {
-    let tick = jittered(ctx.config.tick, &target.uid);
-    if valid.suspend && memory.drained != Some(true) { tick.min(Duration::from_secs(10)) } else { tick }
+fn unreadable_secrets(seen: &Dereferenced) -> Failed {
+    let (reason, message) = seen.unreadable.first().map_or(("", String::new()), |secret| (secret.reason, secret.message.clone()));
+    Failed { step: "dereference", reason: reason.to_owned(), message, conflict: false, wait: None }
 }
 
-/// The image of a new pipeline is written down before any object, so that no other version of the operator
-/// chooses another one.
-async fn record_image(
-    ctx: &Ctx,
-    target: &Target,
-    pipeline: &LogPipeline,
-    memory: &mut Memory,
-) -> Result<String, Failed> {
-    let old = known_status(pipeline, memory);
-    if let Some(image) = old.image {
-        return Ok(pipeline.spec.image.clone().unwrap_or(image));
+/// The reason of a condition as it was written last.
+fn last_word(status: &LogPipelineStatus, type_: Type) -> Option<&str> {
+    let name = type_.to_string();
+    status.conditions.iter().find(|condition| condition.type_ == name).map(|condition| condition.reason.as_str())
+}
+
+/// While a suspended pipeline empties itself, or one is not Ready, more often.
+fn next_look(ctx: &Ctx, target: &Target, valid: &ValidatedPipeline, memory: &Memory) -> Duration {
+    let tick = jittered(ctx.config.tick, &target.uid);
+    match memory.unready_since {
+        _ if valid.suspend && memory.drained != Some(true) => tick.min(Duration::from_secs(10)),
+        Some(since) if !valid.suspend => memory::next_look(since.elapsed(), tick),
+        _ => tick,
     }
-    let image = ctx.config.image.clone();
-    let new = LogPipelineStatus { image: Some(image.clone()), ..old };
-    write_status(ctx, target, memory, new).await.map_err(Failed::at("status"))?;
-    Ok(pipeline.spec.image.clone().unwrap_or(image))
 }
 
 fn inputs(
@@ -204,9 +234,13 @@ async fn touch(
     ctx: &Ctx,
     target: &Target,
     plan: &Plan,
+    applied: &apply::Outcome,
     memory: &mut Memory,
 ) -> Result<(), ApiError> {
-    pods::touch(ctx, target, names::Component::Ingest, &plan.touch.ingest, memory).await?;
+    // Not for files that aren't there yet: it would be remembered as done.
+    if applied.tenants_written {
+        pods::touch(ctx, target, names::Component::Ingest, &plan.touch.ingest, memory).await?;
+    }
     pods::touch(ctx, target, names::Component::Syncer, &plan.touch.syncer, memory).await
 }
 
@@ -231,6 +265,35 @@ async fn look_for_drained(
     }
     // A Deployment counts no pods that are on their way out, and those still write.
     let writing = pods::any(ctx, target, names::Component::Ingest).await;
-    let drained = matches!(writing, Ok(false)) && progress::nothing_staged(memory).await;
+    let drained = matches!(writing, Ok(false)) && progress::nothing_staged(ctx, memory).await;
     memory.drained = Some(drained);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflicts_are_repeated_at_once_and_like_failures_when_they_go_on() {
+        let failed = |conflict, wait| Failed {
+            step: "apply",
+            reason: String::new(),
+            message: String::new(),
+            conflict,
+            wait,
+        };
+        let half = Some(Duration::from_secs(30));
+        for (conflict, known, failures, seconds) in [
+            (true, None, 1, None),
+            (true, None, 3, None),
+            (true, None, 4, Some(5)),
+            (true, None, 6, Some(20)),
+            (false, None, 1, Some(5)),
+            (false, None, 3, Some(20)),
+            (false, half, 3, Some(30)),
+        ] {
+            let wait = wait_after(&failed(conflict, known), failures);
+            assert_eq!(wait.map(|wait| wait.as_secs()), seconds, "{conflict} {failures}");
+        }
+    }
 }

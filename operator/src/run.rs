@@ -17,6 +17,7 @@ use spillway_lease::{Elector, Identity};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,9 @@ pub enum StartError {
     Election(#[from] spillway_lease::ConfigError),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
+    /// It had started, and goes on when it is started again.
+    #[error("it can't go on: {0}")]
+    Broken(String),
 }
 
 /// Runs the process to its end.
@@ -59,6 +63,10 @@ pub async fn run(args: Args) -> ExitCode {
     }
     match serve(args).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ StartError::Broken(_)) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::from(START)
@@ -102,8 +110,8 @@ async fn serve(args: Args) -> Result<(), StartError> {
         let ctx = context(&args, client.clone(), metrics.clone(), &instance);
         lead(ctx, args.watch_namespaces.clone(), stop)
     };
-    if args.no_leader_election {
-        lead(stop.clone()).await;
+    let ended = if args.no_leader_election {
+        Some(lead(stop.clone()).await)
     } else {
         let config = spillway_lease::Config { create: true, ..spillway_lease::Config::default() };
         let elector =
@@ -115,23 +123,43 @@ async fn serve(args: Args) -> Result<(), StartError> {
             async move {
                 let mut working = std::pin::pin!(working);
                 tokio::select! {
-                    () = &mut working => return,
+                    ended = &mut working => return ended,
                     () = shutdown.cancelled() => lost.cancel(),
                 }
-                working.await;
+                working.await
             }
         };
-        elector.run(work, stop.clone()).await;
-    }
+        elector.run(work, stop.clone()).await
+    };
     served.cancel();
     // Nobody waits for a last scrape.
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
-    Ok(())
+    ended.unwrap_or(Ok(()))
+}
+
+/// While it is there, this process leads. Also an elector that drops its work ends it.
+struct Leading(Arc<Ctx>);
+
+impl Leading {
+    fn begin(ctx: Arc<Ctx>) -> Self {
+        ctx.metrics.leading.set(1);
+        Self(ctx)
+    }
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.0.metrics.leading.set(0);
+        self.0.ended.cancel();
+    }
 }
 
 /// Runs every scope until `stop`.
-async fn lead(ctx: Arc<Ctx>, namespaces: Vec<String>, stop: CancellationToken) {
-    ctx.metrics.leading.set(1);
+///
+/// # Errors
+/// When one of them can't go on: the others end with it, and the process, to be started anew.
+async fn lead(ctx: Arc<Ctx>, namespaces: Vec<String>, stop: CancellationToken) -> Result<(), StartError> {
+    let _leading = Leading::begin(ctx.clone());
     let scopes: Vec<Option<String>> =
         if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
     // Dropped with this, and what runs in it.
@@ -139,8 +167,13 @@ async fn lead(ctx: Arc<Ctx>, namespaces: Vec<String>, stop: CancellationToken) {
     for scope in scopes {
         running.spawn(controller::run(ctx.clone(), scope, stop.clone()));
     }
-    while running.join_next().await.is_some() {}
-    ctx.metrics.leading.set(0);
+    while let Some(ended) = running.join_next().await {
+        match ended {
+            Ok(ended) => ended.map_err(|broken| StartError::Broken(broken.to_string()))?,
+            Err(panicked) => return Err(StartError::Broken(panicked.to_string())),
+        }
+    }
+    Ok(())
 }
 
 fn context(args: &Args, client: Client, metrics: Arc<Metrics>, instance: &str) -> Arc<Ctx> {
@@ -162,6 +195,10 @@ fn context(args: &Args, client: Client, metrics: Arc<Metrics>, instance: &str) -
         secrets: Default::default(),
         memories: Default::default(),
         pod_monitors: AtomicBool::new(false),
+        wakes: Default::default(),
+        waiting: Semaphore::new(controller::WAITING),
+        cleaning: Semaphore::new(controller::CLEANING),
+        ended: CancellationToken::new(),
     })
 }
 
@@ -217,4 +254,51 @@ fn stop_on_signal() -> std::io::Result<CancellationToken> {
         }
     });
     Ok(stop)
+}
+
+/// For tests.
+#[cfg(test)]
+pub(crate) fn context_of(client: Client, waiting: usize) -> Ctx {
+    Ctx {
+        recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
+        client,
+        config: Config {
+            image: "spillway:1".to_owned(),
+            use_own_credentials: false,
+            cleanup_timeout: Duration::from_secs(600),
+            resync: Duration::from_secs(600),
+            tick: Duration::from_secs(60),
+            sts_endpoint: None,
+        },
+        metrics: Default::default(),
+        inventory: Default::default(),
+        secrets: Default::default(),
+        memories: Default::default(),
+        pod_monitors: AtomicBool::new(false),
+        wakes: Default::default(),
+        waiting: Semaphore::new(waiting),
+        cleaning: Semaphore::new(1),
+        ended: CancellationToken::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_work_that_is_dropped_leads_no_more_and_takes_along_what_goes_on_beside_it() {
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let ctx = Arc::new(context_of(client, 1));
+        let work = lead(ctx.clone(), vec!["a".to_owned()], CancellationToken::new());
+        let _ = tokio::time::timeout(Duration::from_millis(200), async {
+            tokio::join!(work, async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                assert_eq!(ctx.metrics.leading.get(), 1);
+            })
+        })
+        .await;
+        assert_eq!(ctx.metrics.leading.get(), 0);
+        assert!(ctx.ended.is_cancelled());
+    }
 }

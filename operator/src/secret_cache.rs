@@ -30,6 +30,26 @@ pub(crate) struct Named {
     pub(crate) secrets: Secrets,
     /// `resourceVersion` by name.
     pub(crate) versions: BTreeMap<String, String>,
+    /// Those that are there and can't be read.
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+impl Named {
+    fn extend(&mut self, found: Option<(String, (String, Secret))>) {
+        let Some((name, (version, secret))) = found else { return };
+        self.secrets.insert(secret);
+        self.versions.insert(name, version);
+    }
+}
+
+/// A Secret that can't be read now.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) reason: &'static str,
+    /// Names it.
+    pub(crate) message: String,
+    /// What was in it when it was last read is used.
+    pub(crate) last_known: bool,
 }
 
 impl SecretCache {
@@ -87,24 +107,56 @@ impl SecretCache {
     ) -> Result<Named, ApiError> {
         let mut named = Named::default();
         for name in names {
-            let key = (namespace.to_owned(), name.clone());
-            let Some(version) = self.versions.lock().get(&key).cloned() else { continue };
-            let cached = self.contents.lock().get(&key).filter(|(at, _)| *at == version).cloned();
-            let (version, secret) = match cached {
-                Some(cached) => cached,
-                None => {
-                    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-                    let fetched = call(format!("read Secret {name}"), api.get_opt(&name)).await?;
-                    let Some(secret) = fetched else { continue };
-                    let version = secret.metadata.resource_version.clone().unwrap_or_default();
-                    self.contents.lock().insert(key, (version.clone(), secret.clone()));
-                    (version, secret)
-                }
-            };
-            named.secrets.insert(secret);
-            named.versions.insert(name, version);
+            let found = self.get_one(client, namespace, &name).await?;
+            named.extend(found.map(|found| (name, found)));
         }
         Ok(named)
+    }
+
+    /// Those of `names` that are there; one that can't be read as it was last read.
+    pub(crate) async fn get_what_can_be_read(
+        &self,
+        client: &Client,
+        namespace: &str,
+        names: impl IntoIterator<Item = String>,
+    ) -> Named {
+        let mut named = Named::default();
+        for name in names {
+            let found = match self.get_one(client, namespace, &name).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let last = self.contents.lock().get(&(namespace.to_owned(), name.clone())).cloned();
+                    named.unreadable.push(Unreadable {
+                        reason: error.reason(),
+                        message: error.to_string(),
+                        last_known: last.is_some(),
+                    });
+                    last
+                }
+            };
+            named.extend(found.map(|found| (name, found)));
+        }
+        named
+    }
+
+    /// With its version.
+    async fn get_one(
+        &self,
+        client: &Client,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<(String, Secret)>, ApiError> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let Some(version) = self.versions.lock().get(&key).cloned() else { return Ok(None) };
+        let cached = self.contents.lock().get(&key).filter(|(at, _)| *at == version).cloned();
+        if cached.is_some() {
+            return Ok(cached);
+        }
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let Some(secret) = call(format!("read Secret {name}"), api.get_opt(name)).await? else { return Ok(None) };
+        let version = secret.metadata.resource_version.clone().unwrap_or_default();
+        self.contents.lock().insert(key, (version.clone(), secret.clone()));
+        Ok(Some((version, secret)))
     }
 
     /// As [`SecretCache::get`], and of those that are gone what was in them when they were last read: a namespace that
@@ -177,6 +229,31 @@ mod tests {
         assert_eq!((found(false).await, found(true).await), (false, true));
         cache.keep_only("ns", &HashSet::new());
         assert!(!found(true).await);
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_cant_be_read_is_named_and_the_others_and_what_was_known_go_on() {
+        let (cache, mut relist) = (SecretCache::default(), Relist::default());
+        // Nobody answers.
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let content = |name: &str| -> Secret {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "stringData": {"k": "v"}})).unwrap()
+        };
+        for (name, version) in [("changed", "2"), ("new", "1"), ("same", "1")] {
+            cache.take(None, &mut relist, Event::Apply(secret(name, version)));
+        }
+        for name in ["changed", "same"] {
+            cache.contents.lock().insert(key(name), ("1".into(), content(name)));
+        }
+        let names = ["changed", "new", "same"].map(str::to_owned);
+        let named = cache.get_what_can_be_read(&client, "ns", names).await;
+        let unreadable: Vec<_> = named
+            .unreadable
+            .iter()
+            .map(|secret| (secret.message.split(':').next().unwrap_or_default(), secret.last_known))
+            .collect();
+        assert_eq!(unreadable, [("read Secret changed", true), ("read Secret new", false)]);
+        assert_eq!(named.versions.into_iter().collect::<Vec<_>>(), [("changed".into(), "1".into()), ("same".into(), "1".into())]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The pipeline's status, as a function of what it was and what was seen. Written only when it differs.
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use serde_json::Value;
 use spillway_crds::status::{Backlog, LogPipelineStatus};
 
 use crate::conditions::{self, Change, Finding, Type};
@@ -9,8 +10,6 @@ use crate::conditions::{self, Change, Finding, Type};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Facts {
     pub(crate) generation: Option<i64>,
-    /// Recorded once, when the pipeline is first seen.
-    pub(crate) image: Option<String>,
     /// Ingest pods that there are, ready ones, and the selector, once the Deployment is there.
     pub(crate) ingest: Option<Ingest>,
     pub(crate) syncer_holder: Option<String>,
@@ -35,11 +34,11 @@ pub(crate) fn next(
     facts: Facts,
     now: Timestamp,
 ) -> Option<(LogPipelineStatus, Vec<Change>)> {
+    let old = &LogPipelineStatus { conditions: conditions::ours(&old.conditions), ..old.clone() };
     let (conditions, changes) = conditions::next(&old.conditions, findings, facts.generation, now);
     let mut new = LogPipelineStatus {
         observed_generation: facts.generation,
         conditions,
-        image: old.image.clone().or(facts.image),
         syncer_holder: facts.syncer_holder,
         ..old.clone()
     };
@@ -58,6 +57,29 @@ pub(crate) fn next(
     (new != *old).then_some((new, changes))
 }
 
+/// The status of an object that can't be read: all of it stays but what is said now. Without the image in it the pods
+/// would go on with another one.
+pub(crate) fn next_raw(
+    old: &Value,
+    findings: &[(Type, Finding)],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Option<(Value, Vec<Change>)> {
+    let all = old.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    let all: Vec<Condition> = all.filter_map(|one| serde_json::from_value(one.clone()).ok()).collect();
+    let before = conditions::ours(&all);
+    let (after, changes) = conditions::next(&before, findings, generation, now);
+    if after == before {
+        return None;
+    }
+    let mut new = old.as_object().cloned().unwrap_or_default();
+    new.insert("conditions".to_owned(), serde_json::to_value(after).ok()?);
+    if let Some(generation) = generation {
+        new.insert("observedGeneration".to_owned(), generation.into());
+    }
+    Some((new.into(), changes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +91,35 @@ mod tests {
 
     fn progress(objects: i64) -> Option<(Backlog, String)> {
         Some((Backlog { objects, ..Backlog::default() }, "<10s".to_owned()))
+    }
+
+    #[test]
+    fn an_object_that_cant_be_read_keeps_all_of_its_status_but_what_is_said_now() {
+        let condition = |type_: &str| {
+            serde_json::json!({
+                "type": type_, "status": "True", "reason": "Fine", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            })
+        };
+        let old = serde_json::json!({
+            "image": "spillway:1", "replicas": 2, "lag": {"of": "a newer version"},
+            "conditions": [condition("SchemaReady"), condition("SpecValid")],
+        });
+        let findings = [(Type::SpecValid, Finding::bad(Reason::Unreadable, "no"))];
+        let (new, changes) = next_raw(&old, &findings, Some(4), now()).unwrap();
+        assert_eq!((&new["image"], &new["replicas"], &new["lag"]), (&old["image"], &old["replicas"], &old["lag"]));
+        assert_eq!((&new["conditions"][1], &new["conditions"][0]["reason"]), (&condition("SchemaReady"), &"Unreadable".into()));
+        assert_eq!(changes.len(), 1);
+        assert_eq!(next_raw(&new, &findings, Some(4), Timestamp::from_second(9_000).unwrap()), None);
+    }
+
+    #[test]
+    fn what_others_say_of_a_pipeline_is_no_reason_to_write() {
+        let findings = [(Type::SpecValid, Finding::good(Reason::Valid, ""))];
+        let (mut first, _) = next(&LogPipelineStatus::default(), &findings, Facts::default(), now()).unwrap();
+        let foreign = Condition { type_: "example.com/Backed".to_owned(), ..first.conditions[0].clone() };
+        first.conditions.insert(0, foreign);
+        assert_eq!(next(&first, &findings, Facts::default(), now()), None);
     }
 
     #[test]
@@ -99,7 +150,7 @@ mod tests {
             replicas: Some(2),
             ..LogPipelineStatus::default()
         };
-        let facts = Facts { generation: Some(1), image: Some("spillway:2".into()), ..Facts::default() };
+        let facts = Facts { generation: Some(1), ..Facts::default() };
         let (new, _) = next(&old, &[], facts, now()).unwrap();
         assert_eq!((new.image.as_deref(), new.lag.as_deref(), new.replicas), (Some("spillway:1"), Some("5m"), Some(2)));
     }

@@ -1,6 +1,7 @@
 //! The watches of a scope.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -43,6 +44,8 @@ const OWNED: &str = "app.kubernetes.io/managed-by=spillway-operator";
 const FOREIGN: &str = "app.kubernetes.io/managed-by!=spillway-operator";
 /// Between looks for a kind that the cluster doesn't know.
 const RECHECK: Duration = Duration::from_secs(300);
+/// For an answer about such a kind, before the rest goes on without.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the watches of a scope share.
 pub(crate) struct Feed {
@@ -50,13 +53,39 @@ pub(crate) struct Feed {
     scope: Option<String>,
     queue: UnboundedSender<Ref>,
     registry: Mutex<Registry>,
+    /// Kinds without a first list.
+    unlisted: Mutex<BTreeSet<String>>,
 }
 
-type Listed = mpsc::Sender<()>;
+/// Lets go when a watch has its first list.
+struct Listed {
+    feed: Arc<Feed>,
+    what: String,
+    _sender: mpsc::Sender<()>,
+}
+
+impl Listed {
+    fn awaited(feed: &Arc<Feed>, what: impl Into<String>, sender: &mpsc::Sender<()>) -> Self {
+        let what = what.into();
+        feed.unlisted.lock().insert(what.clone());
+        Self { feed: feed.clone(), what, _sender: sender.clone() }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.feed.unlisted.lock().remove(&self.what);
+    }
+}
 
 impl Feed {
     pub(crate) fn new(ctx: Arc<Ctx>, scope: Option<String>, queue: UnboundedSender<Ref>) -> Self {
-        Self { ctx, scope, queue, registry: Mutex::default() }
+        Self { ctx, scope, queue, registry: Mutex::default(), unlisted: Mutex::default() }
+    }
+
+    /// What has no first list yet, for logs.
+    pub(crate) fn unlisted(&self) -> String {
+        self.unlisted.lock().iter().cloned().collect::<Vec<_>>().join(", ")
     }
 
     /// For logs.
@@ -84,16 +113,19 @@ impl Feed {
 /// Begins every watch. The receiver hears of each that has its first list.
 pub(crate) fn spawn(feed: &Arc<Feed>, writer: Writer<Object>, tasks: &mut JoinSet<()>) -> mpsc::Receiver<()> {
     let (listed, receiver) = mpsc::channel(Kind::ALL.len() + 2);
-    tasks.spawn(pipelines(feed.clone(), writer, listed.clone()));
-    tasks.spawn(secrets(feed.clone(), listed.clone()));
+    let awaited = |what: &str| Listed::awaited(feed, what, &listed);
+    tasks.spawn(pipelines(feed.clone(), writer, awaited("LogPipelines")));
+    tasks.spawn(secrets(feed.clone(), awaited("Secrets of users")));
     for kind in Kind::ALL {
+        let listed = awaited(&format!("{kind:?}s"));
         match kind {
-            Kind::Lease => drop(tasks.spawn(leases(feed.clone(), listed.clone()))),
-            Kind::Deployment => drop(tasks.spawn(deployments(feed.clone(), listed.clone()))),
-            Kind::PodMonitor => drop(tasks.spawn(pod_monitors(feed.clone(), listed.clone()))),
-            _ => drop(tasks.spawn(objects(feed.clone(), kind, Some(listed.clone())))),
+            Kind::Lease => drop(tasks.spawn(leases(feed.clone(), listed))),
+            Kind::Deployment => drop(tasks.spawn(deployments(feed.clone(), listed))),
+            Kind::PodMonitor => drop(tasks.spawn(pod_monitors(feed.clone(), listed))),
+            _ => drop(tasks.spawn(objects(feed.clone(), kind, Some(listed)))),
         }
     }
+    drop(listed);
     receiver
 }
 
@@ -168,7 +200,7 @@ async fn say_kept(ctx: Arc<Ctx>, reference: Ref, uid: String, kept: String) {
         uid: Some(uid),
         ..ObjectReference::default()
     };
-    let note = format!("{kept} are left, as deletionPolicy Retain says; a pipeline of the same settings goes on with them");
+    let note = format!("{kept}; a pipeline of the same name and settings goes on with them");
     events::publish(&ctx, &object, events::Reason::Kept, note).await;
 }
 
@@ -249,38 +281,55 @@ async fn leases(feed: Arc<Feed>, listed: Listed) {
     }
 }
 
-/// Watched while the cluster knows them; looked for now and then, because the Prometheus operator may come later.
+/// Watched while the cluster knows them; looked for now and then, because the Prometheus operator may come later. Who
+/// may not list them does without: a nicety stops nothing.
 async fn pod_monitors(feed: Arc<Feed>, listed: Listed) {
-    let mut listed = Some(listed);
+    let mut first = Some(listed);
     let resource = Kind::PodMonitor.resource();
     let kind = kube::core::GroupVersionKind::gvk(&resource.group, &resource.version, &resource.kind);
     let mut watch = JoinSet::new();
     loop {
-        let known = match kube::discovery::oneshot::pinned_kind(&feed.ctx.client, &kind).await {
-            Ok(_) => true,
-            Err(kube::Error::Discovery(_)) => false,
-            Err(kube::Error::Api(status)) => !status.is_not_found() && !watch.is_empty(),
+        let asking = kube::discovery::oneshot::pinned_kind(&feed.ctx.client, &kind);
+        let known = match tokio::time::timeout(PATIENCE, asking).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(kube::Error::Discovery(_))) => false,
+            Ok(Err(kube::Error::Api(status))) => !status.is_not_found() && !watch.is_empty(),
             // Not known now: as it was.
-            Err(_) => !watch.is_empty(),
+            Ok(Err(_)) | Err(_) => !watch.is_empty(),
         };
-        let said = feed.ctx.pod_monitors.swap(known, Ordering::Relaxed);
         match (known, watch.is_empty()) {
             (true, true) => {
-                watch.spawn(objects(feed.clone(), Kind::PodMonitor, listed.take()));
+                let (sender, mut listed) = mpsc::channel(1);
+                let awaited = Listed::awaited(&feed, "PodMonitors", &sender);
+                drop(sender);
+                watch.spawn(objects(feed.clone(), Kind::PodMonitor, Some(awaited)));
+                if tokio::time::timeout(PATIENCE, all_listed(&mut listed)).await.is_ok() {
+                    know_pod_monitors(&feed, true);
+                } else {
+                    let feed = feed.clone();
+                    watch.spawn(async move {
+                        all_listed(&mut listed).await;
+                        know_pod_monitors(&feed, true);
+                    });
+                }
             }
             (false, false) => {
                 watch.abort_all();
                 while watch.join_next().await.is_some() {}
                 feed.ctx.inventory.forget(Kind::PodMonitor, feed.scope.as_deref());
+                know_pod_monitors(&feed, false);
             }
             _ => {}
         }
-        if known != said {
-            tracing::info!(known, "PodMonitors");
-            feed.wake_all();
-        }
-        listed = None;
+        drop(first.take());
         tokio::time::sleep(RECHECK).await;
+    }
+}
+
+fn know_pod_monitors(feed: &Feed, known: bool) {
+    if feed.ctx.pod_monitors.swap(known, Ordering::Relaxed) != known {
+        tracing::info!(known, "PodMonitors");
+        feed.wake_all();
     }
 }
 

@@ -2,54 +2,86 @@
 
 use std::time::{Duration, Instant};
 
-use spillway_model::{object::ObjectKey, time::UnixMs};
+use spillway_model::{
+    object::{KeyError, ObjectKey},
+    time::UnixMs,
+};
 use spillway_syncer::status::{STATUS_KEY, Status};
 use tokio::time::timeout;
 
 use crate::{
     ctx::Ctx,
     lag,
-    memory::{Memory, Reading},
+    memory::{Memory, Reading, next_look},
 };
 
-const READ_LIMIT: Duration = Duration::from_secs(20);
+const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// Reads what the syncer says of itself, at most once per tick.
+/// Reads what the syncer says of itself, at most once per tick, or more often while the pipeline isn't Ready.
 pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
     let now = Instant::now();
     // A little less than the tick, which would else miss every second beat.
-    let pause = ctx.config.tick.mul_f64(0.8);
+    let tick = memory.unready_since.map_or(ctx.config.tick, |since| next_look(since.elapsed(), ctx.config.tick));
+    let pause = tick.mul_f64(0.8);
     if memory.reading.as_ref().is_some_and(|reading| now.duration_since(reading.at) < pause) {
         return;
     }
-    let usable = memory.bucket.as_ref().is_some_and(|attempt| attempt.finding.is_good());
-    let Some(open) = memory.opened.as_ref().filter(|_| usable) else { return };
+    let usable = memory.outside.bucket.as_ref().is_some_and(|attempt| attempt.finding.is_good());
+    let Some(open) = memory.outside.opened.as_ref().filter(|_| usable) else { return };
+    // Next time, when fewer wait.
+    let Ok(_seat) = ctx.waiting.try_acquire() else { return };
     let read = timeout(READ_LIMIT, open.bucket.get(STATUS_KEY)).await;
+    let known = memory.reading.take().and_then(|reading| reading.progress);
     let progress = match read {
-        Ok(Ok(Some((bytes, _)))) => serde_json::from_slice::<Status>(&bytes).ok(),
+        Ok(Ok(Some((bytes, _)))) => serde_json::from_slice::<Status>(&bytes)
+            .ok()
+            .map(|status| lag::progress(&status, UnixMs::now())),
         Ok(Ok(None)) => None,
-        // Not known now; what was known stays.
-        Ok(Err(_)) | Err(_) => return,
+        // Not known now; what was known stays, and a bucket that hangs is not asked at once again.
+        Ok(Err(_)) | Err(_) => known,
     };
-    let progress = progress.map(|status| lag::progress(&status, UnixMs::now()));
     memory.reading = Some(Reading { at: now, progress });
+}
+
+/// What a newer version wrote is records, too.
+fn is_staged(key: &str) -> bool {
+    matches!(ObjectKey::parse(key), Ok(_) | Err(KeyError::Version { .. }))
 }
 
 /// Whether nothing staged is left. Only what is confirmed in the table is ever deleted, so an empty bucket says
 /// that everything is loaded.
-pub(crate) async fn nothing_staged(memory: &Memory) -> bool {
-    let Some(open) = &memory.opened else { return false };
+pub(crate) async fn nothing_staged(ctx: &Ctx, memory: &Memory) -> bool {
+    let Some(open) = &memory.outside.opened else { return false };
+    let Ok(_seat) = ctx.waiting.try_acquire() else { return false };
     let mut after: Option<String> = None;
     loop {
         let Ok(Ok(page)) = timeout(READ_LIMIT, open.bucket.list("", after.as_deref(), 1_000)).await else {
             return false;
         };
-        if page.objects.iter().any(|object| ObjectKey::parse(&object.key).is_ok()) {
+        if page.objects.iter().any(|object| is_staged(&object.key)) {
             return false;
         }
         match page.next {
             Some(next) => after = Some(next),
             None => return true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_a_newer_version_are_staged_records() {
+        let file = |version| format!("shop/api/20260131T235959042Z-a-0000000007-v{version}-100-54300.json.gz");
+        for (key, staged) in [
+            (file(1), true),
+            (file(9), true),
+            ("_spillway/manifest.json".to_owned(), false),
+            ("readme.txt".to_owned(), false),
+        ] {
+            assert_eq!(is_staged(&key), staged, "{key}");
         }
     }
 }

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    api::{Patch, PatchParams},
+    Api,
+    api::{ListParams, Patch, PatchParams},
+    core::{ApiResource, DynamicObject},
     runtime::controller::Action,
 };
 use spillway_crds::{LogPipeline, ValidatedPipeline, status::LogPipelineStatus};
@@ -13,7 +15,7 @@ use super::Failed;
 use crate::{
     apply,
     backoff::jittered,
-    conditions::{Finding, Reason, Truth, Type},
+    conditions::{self, Finding, Reason, Truth, Type},
     ctx::Ctx,
     dereference::Dereferenced,
     errors::{ApiError, call},
@@ -74,28 +76,59 @@ pub(super) async fn say(
     let progress = memory.reading.as_ref().and_then(|reading| reading.progress.as_ref());
     // Without a manifest nothing may be written to the bucket.
     let manifest = outside.manifest.clone().filter(|finding| outside.bucket.is_good() && !finding.is_good());
-    let parts = vec![
-        (Type::SpecValid, spec(plan, outside)),
+    let mut parts = vec![
+        (Type::SpecValid, spec(plan, seen, outside)),
         (Type::TenantsValid, findings::tenants(&plan.refused_tenants, pipeline.spec.tenants.len())),
         (Type::BucketReady, manifest.unwrap_or_else(|| outside.bucket.clone())),
         (Type::SchemaReady, outside.schema.clone()),
         (Type::IngestAvailable, findings::ingest(&ingest)),
         (Type::SyncerAvailable, findings::syncer(&syncer, holder.as_deref(), progress)),
     ];
+    let unknown = leave_out_unanswered(&mut parts, &known_status(pipeline, memory), pipeline.metadata.generation);
     let facts = Facts {
         generation: pipeline.metadata.generation,
-        image: Some(ctx.config.image.clone()),
         ingest: Some(facts_of_ingest(ingest.rollout, &scope)),
         syncer_holder: holder,
         progress: progress.map(|progress| (progress.backlog.clone(), progress.lag.clone())),
         progress_due: memory.progress_written.is_none_or(|at| at.elapsed() >= ctx.config.tick.mul_f64(0.8)),
     };
-    let all = findings::all(parts, false, valid.suspend);
-    settle_status(ctx, target, pipeline, memory, &all, facts).await
+    let mut all = findings::all(parts, false, valid.suspend);
+    if unknown {
+        // As it was, until that is known.
+        all.retain(|(type_, _)| *type_ != Type::Ready);
+    }
+    let ready = all.iter().any(|(type_, finding)| *type_ == Type::Ready && finding.is_good());
+    let changed = settle_status(ctx, target, pipeline, memory, &all, facts).await?;
+    memory.unready_since = match memory.unready_since {
+        _ if ready => None,
+        Some(since) if !changed => Some(since),
+        _ => Some(Instant::now()),
+    };
+    Ok(())
+}
+
+/// Nothing is said of what is being asked when something of this generation was said before: an operator that has just
+/// started knows no better. Returns whether there is any.
+fn leave_out_unanswered(
+    parts: &mut Vec<(Type, Finding)>,
+    status: &LogPipelineStatus,
+    generation: Option<i64>,
+) -> bool {
+    let before = parts.len();
+    parts.retain(|(type_, finding)| {
+        let name = type_.to_string();
+        let last = status.conditions.iter().find(|condition| condition.type_ == name);
+        finding.reason != Reason::NotLookedAt
+            || last.is_none_or(|last| generation.is_none() || last.observed_generation != generation)
+    });
+    parts.len() < before
 }
 
 /// Having no credentials is the spec's fault and not the bucket's.
-fn spec(plan: &Plan, outside: &Outside) -> Finding {
+fn spec(plan: &Plan, seen: &Dereferenced, outside: &Outside) -> Finding {
+    if !seen.unreadable.is_empty() {
+        return unreadable_secrets(seen, "what was last read of them is used");
+    }
     if outside.bucket.reason == Reason::NoCredentials {
         return outside.bucket.clone();
     }
@@ -124,6 +157,27 @@ async fn trouble(
 ) -> Option<String> {
     rollout.filter(|rollout| rollout.pods > 0 && rollout.available < rollout.wanted)?;
     pods::trouble(ctx, target, component).await.ok().flatten()
+}
+
+fn unreadable_secrets(seen: &Dereferenced, so: &str) -> Finding {
+    let why: Vec<_> = seen.unreadable.iter().map(|secret| secret.message.as_str()).collect();
+    Finding::unknown(Reason::SecretUnreadable, format!("Secrets can't be read, {so}: {}", why.join(" | ")))
+}
+
+/// A Secret can't be read, and what is in it was never known.
+pub(super) async fn say_unreadable_secrets(
+    ctx: &Ctx,
+    target: &Target,
+    pipeline: &LogPipeline,
+    seen: &Dereferenced,
+    memory: &mut Memory,
+) -> Result<(), Failed> {
+    let finding = unreadable_secrets(seen, "so nothing is changed; what runs goes on");
+    let mut parts = vec![(Type::SpecValid, finding)];
+    parts.extend(observed_parts(target, pipeline, seen));
+    let facts = observed_facts(target, pipeline, seen);
+    let all = findings::all(parts, false, false);
+    settle_status(ctx, target, pipeline, memory, &all, facts).await.map(drop)
 }
 
 pub(super) async fn say_paused(
@@ -204,18 +258,24 @@ pub(super) async fn say_unreadable(
     ctx: &Ctx,
     target: &Target,
     unreadable: &kube::core::error_boundary::InvalidObject,
-    memory: &mut Memory,
 ) -> Result<Action, Failed> {
     let message = format!("the object can't be read: {}; correct it, what runs goes on", unreadable.error);
     let finding = Finding::bad(Reason::Unreadable, message);
     let ready = Finding { status: Truth::False, ..finding.clone() };
     let all = vec![(Type::Ready, ready), (Type::SpecValid, finding)];
-    let mut pipeline = LogPipeline::new(&target.name, spillway_crds::LogPipelineSpec::default());
-    pipeline.metadata = unreadable.metadata.clone();
-    // Its status can't be read either; the conditions of other types stay with their owner, which is us.
-    pipeline.status = memory.status.as_ref().map(|(_, status)| status.clone());
-    let facts = Facts { generation: unreadable.metadata.generation, ..Facts::default() };
-    settle_status(ctx, target, &pipeline, memory, &all, facts).await?;
+    let resource = ApiResource::erase::<LogPipeline>(&());
+    let api: Api<DynamicObject> = target.objects(&ctx.client, &resource);
+    let parameters = ListParams::default().fields(&format!("metadata.name={}", target.name));
+    let found = call("read the pipeline", api.list(&parameters)).await.map_err(Failed::at("status"))?;
+    let found = found.items.into_iter().find(|found| found.metadata.uid.as_ref() == Some(&target.uid));
+    let Some(mut found) = found else { return Ok(Action::await_change()) };
+    // Its status may be unreadable, too: taken as it is, nothing of it gets lost.
+    let old = found.data.get_mut("status").map(serde_json::Value::take).unwrap_or_default();
+    let generation = found.metadata.generation;
+    if let Some((new, changes)) = status::next_raw(&old, &all, generation, Timestamp::now()) {
+        apply_status(ctx, target, new).await.map_err(Failed::at("status"))?;
+        events::publish_changes(ctx, &target.reference, &changes).await;
+    }
     Ok(Action::requeue(jittered(ctx.config.resync, &target.uid)))
 }
 
@@ -223,12 +283,14 @@ pub(super) async fn say_unreadable(
 pub(super) fn known_status(pipeline: &LogPipeline, memory: &Memory) -> LogPipelineStatus {
     let version = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     let watched = version(pipeline.metadata.resource_version.as_deref());
-    match &memory.status {
+    let status = match &memory.status {
         Some((written, status)) if *written > watched => status.clone(),
         _ => pipeline.status.clone().unwrap_or_default(),
-    }
+    };
+    LogPipelineStatus { conditions: conditions::ours(&status.conditions), ..status }
 }
 
+/// Returns whether anything is said that people should hear of.
 async fn settle_status(
     ctx: &Ctx,
     target: &Target,
@@ -236,18 +298,17 @@ async fn settle_status(
     memory: &mut Memory,
     findings: &[(Type, Finding)],
     facts: Facts,
-) -> Result<(), Failed> {
+) -> Result<bool, Failed> {
     let old = known_status(pipeline, memory);
-    let Some((new, changes)) = status::next(&old, findings, facts, Timestamp::now()) else { return Ok(()) };
+    let Some((new, changes)) = status::next(&old, findings, facts, Timestamp::now()) else { return Ok(false) };
     if new.backlog != old.backlog || new.lag != old.lag {
         memory.progress_written = Some(Instant::now());
     }
     write_status(ctx, target, memory, new).await.map_err(Failed::at("status"))?;
     events::publish_changes(ctx, &target.reference, &changes).await;
-    Ok(())
+    Ok(!changes.is_empty())
 }
 
-/// Applied, so that two operators at once do no harm: they say the same of the same.
 pub(super) async fn write_status(
     ctx: &Ctx,
     target: &Target,
@@ -255,21 +316,52 @@ pub(super) async fn write_status(
     status: LogPipelineStatus,
 ) -> Result<(), ApiError> {
     let json = |source| ApiError::Json { what: "write the status".to_owned(), source };
+    let version = apply_status(ctx, target, serde_json::to_value(&status).map_err(json)?).await?;
+    memory.status = Some((version, status));
+    Ok(())
+}
+
+/// Applied, so that two operators at once do no harm: they say the same of the same. What isn't sent goes. Returns the
+/// object's version.
+async fn apply_status(ctx: &Ctx, target: &Target, status: serde_json::Value) -> Result<u64, ApiError> {
+    let json = |source| ApiError::Json { what: "write the status".to_owned(), source };
     let mut value = serde_json::to_value(
         LogPipeline::new(&target.name, spillway_crds::LogPipelineSpec::default()),
     )
     .map_err(json)?;
     if let Some(object) = value.as_object_mut() {
         object.remove("spec");
-        object.insert("status".to_owned(), serde_json::to_value(&status).map_err(json)?);
+        object.insert("status".to_owned(), status);
     }
     value["metadata"]["uid"] = target.uid.clone().into();
-    let api = target.pipelines(&ctx.client);
+    let resource = ApiResource::erase::<LogPipeline>(&());
+    let api: Api<DynamicObject> = target.objects(&ctx.client, &resource);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     let patch = Patch::Apply(&value);
     let written = call("write the status", api.patch_status(&target.name, &parameters, &patch)).await?;
     ctx.metrics.wrote("LogPipeline", "status");
-    let version = written.metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0);
-    memory.status = Some((version, status));
-    Ok(())
+    Ok(written.metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_asked_leaves_what_was_said_of_the_same_spec() {
+        let unanswered = || (Type::SchemaReady, Finding::unknown(Reason::NotLookedAt, ""));
+        let bucket = || (Type::BucketReady, Finding::good(Reason::Configured, ""));
+        let said = [(Type::SchemaReady, Finding::good(Reason::Applied, ""))];
+        let (conditions, _) = conditions::next(&[], &said, Some(2), Timestamp::UNIX_EPOCH);
+        let status = LogPipelineStatus { conditions, ..LogPipelineStatus::default() };
+        for (status, generation, left) in [
+            (&status, Some(2), vec![bucket()]),
+            (&status, Some(3), vec![bucket(), unanswered()]),
+            (&LogPipelineStatus::default(), Some(2), vec![bucket(), unanswered()]),
+        ] {
+            let mut parts = vec![bucket(), unanswered()];
+            let any = leave_out_unanswered(&mut parts, status, generation);
+            assert_eq!((any, &parts), (left.len() == 1, &left), "{generation:?}");
+        }
+    }
 }
