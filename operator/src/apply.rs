@@ -1,9 +1,12 @@
 //! Fourth step: the cluster is made to be as planned. Server-side apply under one field manager, only where the
 //! wish or the object changed; what belongs to somebody else is left alone.
 
+mod binding;
+mod pace;
 mod prune;
+mod settled;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -14,7 +17,7 @@ use kube::{
 use crate::{
     ctx::Ctx,
     digest,
-    drift::{self, Applied},
+    drift::{self, Applied, Owner, Step},
     errors::{ApiError, call},
     failpoint::failpoint,
     gate::{Decision, Gate},
@@ -28,12 +31,19 @@ use crate::{
     target::Target,
 };
 
+pub(crate) use pace::Pace;
+use settled::Settled;
+
 /// What became of the objects.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Objects of wanted names that are somebody else's.
+    /// Objects of wanted names that are somebody else's, or have been an earlier pipeline's for long.
     pub(crate) not_ours: Vec<Id>,
+    /// Objects of an earlier pipeline of this name: they are about to go.
+    left_behind: Vec<Id>,
     pub(crate) failed: Vec<(Id, ApiError)>,
+    /// All Secrets of tenants are as wanted.
+    pub(crate) tenants_written: bool,
 }
 
 /// Applies the plan's objects as far as the gate lets them through, and removes those that aren't wanted any more.
@@ -61,19 +71,20 @@ pub(crate) async fn apply(
             Some((Id { kind, name: manifest.name.clone() }, manifest))
         })
         .collect();
+    let now = settled::settled(plan, &target.uid, observed);
+    let settled = Settled { now, old_pods_are_gone: memory.pace.old_pods_are_gone(now, Instant::now()) };
+    let mut tenants = pace::Tenants::default();
     // First, so that an autoscaler can't change the number that is applied.
     prune::autoscalers(ctx, target, &wanted, observed, &mut outcome).await;
     for (id, manifest) in &wanted {
-        if decision(gate, plan, id) != Decision::Apply {
+        if decision(gate, plan, id) != Decision::Apply || id.kind == Kind::Secret && !tenants.go_on() {
             continue;
         }
-        let step = drift::step(
-            digest::json(&manifest.value),
-            &target.uid,
-            memory.applied.get(id),
-            observed.get(id),
-        );
-        if let Err(error) = apply_one(ctx, target, plan, id, manifest, step, memory, &mut outcome).await {
+        let done = apply_one(ctx, target, plan, id, manifest, settled, observed, memory, &mut outcome).await;
+        if id.kind == Kind::Secret {
+            tenants.wrote(matches!(done, Ok(true)));
+        }
+        if let Err(error) = done {
             // Names a Secret's content nowhere: what the API server says of a refused one is about its fields.
             outcome.failed.push((id.clone(), error));
         }
@@ -83,7 +94,11 @@ pub(crate) async fn apply(
             _ => "after-object",
         });
     }
-    prune::others(ctx, target, plan, &wanted, observed, memory, &mut outcome).await;
+    outcome.tenants_written = tenants.go_on();
+    prune::others(ctx, target, &wanted, observed, settled, memory, &mut outcome).await;
+    if memory.pace.left_behind_lasts(!outcome.left_behind.is_empty(), Instant::now()) {
+        outcome.not_ours.append(&mut outcome.left_behind);
+    }
     memory.applied.retain(|id, _| wanted.iter().any(|(wanted, _)| wanted == id));
     outcome
 }
@@ -98,6 +113,7 @@ fn decision(gate: Gate, plan: &Plan, id: &Id) -> Decision {
     }
 }
 
+/// Whether the object is as wanted now.
 #[allow(clippy::too_many_arguments, reason = "one call site; the parts are what they are")]
 async fn apply_one(
     ctx: &Ctx,
@@ -105,28 +121,41 @@ async fn apply_one(
     plan: &Plan,
     id: &Id,
     manifest: &Manifest,
-    step: drift::Step,
+    settled: Settled,
+    observed: &BTreeMap<Id, Observed>,
     memory: &mut Memory,
     outcome: &mut Outcome,
-) -> Result<(), ApiError> {
-    let api = target.objects(&ctx.client, &manifest.resource);
-    let uid = match step {
-        drift::Step::Leave | drift::Step::Leaving => return Ok(()),
-        drift::Step::NotOurs => {
-            outcome.not_ours.push(id.clone());
-            return Ok(());
+) -> Result<bool, ApiError> {
+    let widened = match id.kind {
+        Kind::RoleBinding => {
+            Some(binding::binding(ctx, target, plan, manifest, settled, &mut memory.pace).await?)
         }
-        drift::Step::Apply { uid } => Some(uid),
-        drift::Step::Create => match call(format!("read {id}"), api.get_metadata_opt(&id.name)).await? {
-            None => None,
-            Some(found) if inventory::controller(&found.metadata).as_deref() == Some(&target.uid) => {
-                found.metadata.uid
-            }
-            Some(_) => {
-                outcome.not_ours.push(id.clone());
-                return Ok(());
-            }
-        },
+        _ => None,
+    };
+    let manifest = widened.as_ref().unwrap_or(manifest);
+    let api = target.objects(&ctx.client, &manifest.resource);
+    let owner = Owner { uid: &target.uid, name: &target.name };
+    let desired = digest::json(&manifest.value);
+    let mut step = drift::step(desired, owner, memory.applied.get(id), observed.get(id));
+    if step == Step::Create {
+        let found = call(format!("read {id}"), api.get_metadata_opt(&id.name)).await?;
+        let found = found.map(|found| Seen { metadata: found.metadata, ..Seen::default() }.observed());
+        step = drift::looked(id.kind, owner, found.as_ref());
+    }
+    let uid = match step {
+        Step::Leave => return Ok(true),
+        Step::Leaving => return Ok(false),
+        Step::LeftBehind => {
+            outcome.left_behind.push(id.clone());
+            return Ok(false);
+        }
+        Step::NotOurs => {
+            outcome.not_ours.push(id.clone());
+            return Ok(false);
+        }
+        Step::PlanAgain => return Err(see(ctx, target, id).await?),
+        Step::Apply { uid } => Some(uid),
+        Step::Create => None,
     };
     let ingest = &plan.objects.ingest_deployment;
     let is_ingest =
@@ -135,16 +164,48 @@ async fn apply_one(
         hand_over(ctx, target, id, ingest.replicas).await?;
         failpoint("after-hand-over");
     }
-    let applied = send(ctx, &api, id, manifest, uid.as_deref()).await?;
+    let applied = match (send(ctx, &api, id, manifest, uid.as_deref()).await, &uid) {
+        (Err(error), Some(uid)) if error.is_conflict() => {
+            forget_if_gone(ctx, target, &api, id, uid).await?;
+            return Err(error);
+        }
+        (sent, _) => sent?,
+    };
     let record = Applied {
-        desired: digest::json(&manifest.value),
+        desired,
         uid: applied.metadata.uid.clone().unwrap_or_default(),
         ours: inventory::ours(&applied.metadata),
     };
     memory.applied.insert(id.clone(), record);
     if id.kind == Kind::Lease {
         // It is polled and not watched.
-        ctx.inventory.note(Kind::Lease, Seen { metadata: applied.metadata, ..Seen::default() });
+        let seen = Seen { metadata: applied.metadata, ..Seen::default() };
+        ctx.inventory.note(Kind::Lease, target.place(), seen);
+    }
+    Ok(true)
+}
+
+/// Takes in a Deployment that the watch doesn't bring, or not yet: somebody took its labels, or it has just been
+/// made. The error leads to another plan at once.
+async fn see(ctx: &Ctx, target: &Target, id: &Id) -> Result<ApiError, ApiError> {
+    let api: Api<Deployment> = Api::namespaced(ctx.client.clone(), &target.namespace);
+    if let Some(found) = call(format!("read {id}"), api.get_opt(&id.name)).await? {
+        ctx.inventory.note(id.kind, target.place(), Seen::from(found));
+    }
+    Ok(ApiError::Unseen { what: id.to_string() })
+}
+
+/// What is known of an object by a look and not by a watch has to be unlearned by one, too.
+async fn forget_if_gone(
+    ctx: &Ctx,
+    target: &Target,
+    api: &Api<DynamicObject>,
+    id: &Id,
+    uid: &str,
+) -> Result<(), ApiError> {
+    let found = call(format!("read {id}"), api.get_metadata_opt(&id.name)).await?;
+    if found.is_none_or(|found| found.metadata.uid.as_deref() != Some(uid)) {
+        ctx.inventory.gone(&target.namespace, id, uid);
     }
     Ok(())
 }

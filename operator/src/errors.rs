@@ -14,6 +14,9 @@ pub(crate) enum ApiError {
         what: String,
         source: Box<kube::Error>,
     },
+    /// An object that the plan was made without.
+    #[error("{what} is there and was not known; planning again")]
+    Unseen { what: String },
     #[error("{what}: {source}")]
     Json {
         what: String,
@@ -27,6 +30,7 @@ impl ApiError {
         match self {
             Self::Timeout { .. } => "ApiTimeout",
             Self::Json { .. } => "Unwritable",
+            Self::Unseen { .. } => "Conflict",
             Self::Kube { source, .. } => match &**source {
                 kube::Error::Api(status) if status.is_conflict() => "Conflict",
                 kube::Error::Api(status) if status.is_forbidden() => "Forbidden",
@@ -44,13 +48,13 @@ impl ApiError {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Self::Timeout { .. } | Self::Json { .. } => None,
+            Self::Timeout { .. } | Self::Json { .. } | Self::Unseen { .. } => None,
         }
     }
 
     /// Somebody else was faster: try again soon.
     pub(crate) fn is_conflict(&self) -> bool {
-        self.status().is_some_and(kube::core::Status::is_conflict)
+        matches!(self, Self::Unseen { .. }) || self.status().is_some_and(kube::core::Status::is_conflict)
     }
 
     pub(crate) fn is_not_found(&self) -> bool {

@@ -110,7 +110,7 @@ fn in_the_way(component: &Component<'_>) -> Option<Finding> {
     if !component.not_ours.is_empty() {
         let names: Vec<_> = component.not_ours.iter().map(ToString::to_string).collect();
         let message = format!(
-            "{} is there and belongs to somebody else, so it was left alone; delete or rename it, or rename the pipeline",
+            "{} is there and belongs to somebody else or to an earlier pipeline of this name, so it was left alone; delete or rename it, or rename the pipeline",
             names.join(", ")
         );
         return Some(Finding::bad(Reason::NotOurs, message));

@@ -9,10 +9,11 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::PodSpec,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::runtime::watcher::Event;
+use kube::{Resource as _, runtime::watcher::Event};
 use parking_lot::RwLock;
+use spillway_crds::LogPipeline;
 
 use crate::{
     digest,
@@ -29,6 +30,8 @@ pub(crate) struct Observed {
     pub(crate) uid: String,
     /// Uid of its controller.
     pub(crate) owner: Option<String>,
+    /// Name of its controller, if that is a pipeline.
+    pub(crate) owner_pipeline: Option<String>,
     /// Digest of what our field manager owns of it. Whoever changes one of our values takes the field's ownership,
     /// so this differs when and only when something of ours was changed; status updates leave it alone.
     pub(crate) ours: u64,
@@ -121,9 +124,21 @@ impl Inventory {
         }
     }
 
-    /// Takes in what an answer told, for kinds that aren't watched.
-    pub(crate) fn note(&self, kind: Kind, seen: Seen) {
-        self.put(kind, seen);
+    /// Takes in what an answer told of a pipeline's object, for those that aren't watched: of their kind, or
+    /// because somebody took their labels.
+    pub(crate) fn note(&self, kind: Kind, pipeline: PipelineRef, seen: Seen) {
+        if let Some(place) = seen.place(kind) {
+            self.objects.write().insert(place, (pipeline, seen.observed()));
+        }
+    }
+
+    /// Forgets an object that the server says is gone, if it is still the one that is known.
+    pub(crate) fn gone(&self, namespace: &str, id: &Id, uid: &str) {
+        let place = (namespace.to_owned(), id.clone());
+        let mut objects = self.objects.write();
+        if objects.get(&place).is_some_and(|(_, observed)| observed.uid == uid) {
+            objects.remove(&place);
+        }
     }
 
     /// Forgets every object of a kind whose CRD is gone.
@@ -132,7 +147,12 @@ impl Inventory {
     }
 
     fn put(&self, kind: Kind, seen: Seen) -> Vec<PipelineRef> {
-        let Some((place, pipeline, observed)) = seen.placed(kind) else { return Vec::new() };
+        let Some(place) = seen.place(kind) else { return Vec::new() };
+        let Some(pipeline) = seen.pipeline() else {
+            // It says no longer whose it is.
+            return self.objects.write().remove(&place).map(|(owner, _)| owner).into_iter().collect();
+        };
+        let observed = seen.observed();
         let before = self.objects.write().insert(place, (pipeline.clone(), observed.clone()));
         match before {
             Some((owner, old)) if owner == pipeline && old == observed => Vec::new(),
@@ -175,20 +195,22 @@ impl Seen {
         Some((namespace.clone()?, Id { kind, name: name.clone()? }))
     }
 
-    fn placed(self, kind: Kind) -> Option<((String, Id), PipelineRef, Observed)> {
-        let place = self.place(kind)?;
+    fn pipeline(&self) -> Option<PipelineRef> {
+        let label = self.metadata.labels.as_ref().and_then(|labels| labels.get(PIPELINE))?;
+        Some(PipelineRef { namespace: self.metadata.namespace.clone()?, name: label.clone() })
+    }
+
+    pub(crate) fn observed(self) -> Observed {
         let Self { metadata, rollout, holder } = self;
-        let label = metadata.labels.as_ref().and_then(|labels| labels.get(PIPELINE))?.clone();
-        let pipeline = PipelineRef { namespace: place.0.clone(), name: label };
-        let observed = Observed {
+        Observed {
             uid: metadata.uid.clone().unwrap_or_default(),
             owner: controller(&metadata),
+            owner_pipeline: owner(&metadata).filter(|owner| is_pipeline(owner)).map(|owner| owner.name.clone()),
             ours: ours(&metadata),
             leaving: metadata.deletion_timestamp.is_some(),
             rollout,
             holder,
-        };
-        Some((place, pipeline, observed))
+        }
     }
 }
 
@@ -208,8 +230,17 @@ impl From<Lease> for Seen {
 
 /// Uid of the controller.
 pub(crate) fn controller(metadata: &ObjectMeta) -> Option<String> {
+    owner(metadata).map(|owner| owner.uid.clone())
+}
+
+fn owner(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     let owners = metadata.owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
+    owners.into_iter().find(|owner| owner.controller == Some(true))
+}
+
+fn is_pipeline(owner: &OwnerReference) -> bool {
+    let group = owner.api_version.split('/').next();
+    owner.kind == LogPipeline::kind(&()) && group == Some(&*LogPipeline::group(&()))
 }
 
 /// See [`Observed::ours`].
@@ -293,6 +324,44 @@ mod tests {
         assert_eq!(inventory.take(Kind::Service, Some("ns"), &mut relist, Event::InitDone), [logs()]);
         let left: Vec<_> = inventory.of(&logs()).into_keys().map(|id| id.name).collect();
         assert_eq!(left, ["b"]);
+    }
+
+    #[test]
+    fn what_a_look_has_found_is_known_without_labels_until_it_is_gone() {
+        let inventory = Inventory::default();
+        let object = serde_json::json!({
+            "metadata": {
+                "name": "logs-ingest", "namespace": "ns", "uid": "u",
+                "ownerReferences": [{
+                    "apiVersion": "spillway.dev/v1alpha1", "kind": "LogPipeline", "name": "logs", "uid": "me",
+                    "controller": true,
+                }],
+            },
+            "spec": {"replicas": 7, "selector": {}, "template": {}},
+        });
+        let found: Deployment = serde_json::from_value(object).unwrap();
+        inventory.note(Kind::Deployment, logs(), Seen::from(found));
+        let id = Id { kind: Kind::Deployment, name: "logs-ingest".into() };
+        let known = inventory.of(&logs()).remove(&id).unwrap();
+        // By this the next plan leaves the autoscaler's number alone.
+        let workload = known.rollout.unwrap().workload;
+        assert_eq!((workload.replicas, workload.replicas_are_ours), (7, false));
+        assert_eq!((known.owner.as_deref(), known.owner_pipeline.as_deref()), (Some("me"), Some("logs")));
+        inventory.gone("ns", &id, "another");
+        assert_eq!(inventory.of(&logs()).len(), 1);
+        inventory.gone("ns", &id, "u");
+        assert_eq!(inventory.of(&logs()).len(), 0);
+    }
+
+    #[test]
+    fn an_object_that_loses_the_pipelines_label_wakes_it() {
+        let (inventory, mut relist) = (Inventory::default(), Relist::default());
+        let mut take = |seen| inventory.take(Kind::Service, None, &mut relist, Event::Apply(seen));
+        take(seen("a", "logs", "f:spec"));
+        let mut bare = seen("a", "logs", "f:spec");
+        bare.metadata.labels = None;
+        assert_eq!(take(bare), [logs()]);
+        assert_eq!(inventory.of(&logs()).len(), 0);
     }
 
     #[test]

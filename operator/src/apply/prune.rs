@@ -11,7 +11,7 @@ use kube::{
     api::{DeleteParams, ListParams, Preconditions},
 };
 
-use super::Outcome;
+use super::{Outcome, settled::Settled};
 use crate::{
     backoff::jittered,
     ctx::Ctx,
@@ -20,7 +20,7 @@ use crate::{
     inventory::{self, Observed},
     kinds::{Id, Kind},
     memory::Memory,
-    plan::{Manifest, Plan, names::PIPELINE},
+    plan::{Manifest, names::PIPELINE},
     target::Target,
 };
 
@@ -31,8 +31,10 @@ const SETTLE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {
     Now,
-    /// Running pods of an older template still act by it.
-    Settled,
+    /// What was in it is in others, and pods have those.
+    Brought,
+    /// Pods of an older template act by it, those that are ending too.
+    Ended,
     /// No ReplicaSet names it any more: a rollback finds its settings.
     Unnamed,
     Never,
@@ -40,17 +42,26 @@ enum When {
 
 fn when(kind: Kind) -> When {
     match kind {
-        Kind::Secret
-        | Kind::Service
+        Kind::Secret => When::Brought,
+        Kind::Service
         | Kind::NetworkPolicy
         | Kind::PodDisruptionBudget
         | Kind::HorizontalPodAutoscaler
         | Kind::PodMonitor => When::Now,
-        Kind::ServiceAccount | Kind::Role | Kind::RoleBinding => When::Settled,
+        Kind::ServiceAccount | Kind::Role | Kind::RoleBinding => When::Ended,
         Kind::ConfigMap => When::Unnamed,
         // Their names never change; a pipeline always has them.
         Kind::Deployment | Kind::Lease => When::Never,
     }
+}
+
+/// What may go by now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Free<'a> {
+    tenants: bool,
+    old_pods_are_gone: bool,
+    /// ConfigMaps that are still named.
+    named: Option<&'a BTreeSet<String>>,
 }
 
 /// The objects to delete: ours by label and by owner, not wanted, and not needed by pods.
@@ -58,13 +69,13 @@ fn surplus<'a>(
     owner: &str,
     wanted: &BTreeSet<&Id>,
     observed: &'a BTreeMap<Id, Observed>,
-    settled: bool,
-    named: Option<&BTreeSet<String>>,
+    free: Free<'_>,
 ) -> Vec<(&'a Id, &'a str)> {
     let goes = |id: &Id| match when(id.kind) {
         When::Now => true,
-        When::Settled => settled,
-        When::Unnamed => named.is_some_and(|named| !named.contains(&id.name)),
+        When::Brought => free.tenants,
+        When::Ended => free.old_pods_are_gone,
+        When::Unnamed => free.named.is_some_and(|named| !named.contains(&id.name)),
         When::Never => false,
     };
     let ours = observed.iter().filter(|(id, observed)| {
@@ -82,7 +93,7 @@ pub(super) async fn autoscalers(
     outcome: &mut Outcome,
 ) {
     let wanted: BTreeSet<&Id> = wanted.iter().map(|(id, _)| id).collect();
-    let all = surplus(&target.uid, &wanted, observed, false, None);
+    let all = surplus(&target.uid, &wanted, observed, Free::default());
     delete(ctx, target, all.into_iter().filter(|(id, _)| id.kind == Kind::HorizontalPodAutoscaler), outcome)
         .await;
 }
@@ -91,31 +102,22 @@ pub(super) async fn autoscalers(
 pub(super) async fn others(
     ctx: &Ctx,
     target: &Target,
-    plan: &Plan,
     wanted: &[(Id, Manifest)],
     observed: &BTreeMap<Id, Observed>,
+    settled: Settled,
     memory: &mut Memory,
     outcome: &mut Outcome,
 ) {
     let wanted: BTreeSet<&Id> = wanted.iter().map(|(id, _)| id).collect();
-    let rollouts: Vec<_> = observed.values().filter_map(|observed| observed.rollout.as_ref()).collect();
-    let deployments = [&plan.objects.ingest_deployment.deployment, &plan.objects.syncer_deployment];
-    // Seen with the newest template and done with it.
-    let settled = rollouts.iter().all(|rollout| rollout.settled())
-        && deployments.iter().all(|deployment| {
-            let mounted = inventory::config_maps(
-                deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()),
-            );
-            rollouts.iter().any(|rollout| rollout.config_maps == mounted)
-        });
     let old_settings = observed.keys().any(|id| id.kind == Kind::ConfigMap && !wanted.contains(id));
     let pause = jittered(ctx.config.resync, &target.uid);
     let due = memory.swept.is_none_or(|at| at.elapsed() >= pause);
     let mut named = None;
-    if old_settings && settled && due {
+    if old_settings && settled.now && due {
         match named_settings(ctx, target).await {
             Ok(mut names) => {
-                names.extend(rollouts.iter().flat_map(|rollout| rollout.config_maps.clone()));
+                let rollouts = observed.values().filter_map(|observed| observed.rollout.as_ref());
+                names.extend(rollouts.flat_map(|rollout| rollout.config_maps.clone()));
                 named = Some(names);
                 memory.swept = Some(Instant::now());
             }
@@ -124,11 +126,17 @@ pub(super) async fn others(
                 outcome.failed.push((id, error));
             }
         }
-    } else if !settled {
+    } else if !settled.now {
         // Look soon after the rollout.
         memory.swept = Some(Instant::now() - pause.saturating_sub(SETTLE).min(pause));
     }
-    let all = surplus(&target.uid, &wanted, observed, settled, named.as_ref());
+    let tenants = wanted.iter().filter(|id| id.kind == Kind::Secret).map(|id| id.name.clone()).collect();
+    let free = Free {
+        tenants: memory.pace.surplus_tenants_go(outcome.tenants_written, tenants, Instant::now()),
+        old_pods_are_gone: settled.old_pods_are_gone,
+        named: named.as_ref(),
+    };
+    let all = surplus(&target.uid, &wanted, observed, free);
     delete(ctx, target, all.into_iter(), outcome).await;
 }
 
@@ -190,19 +198,24 @@ mod tests {
             (id(Kind::PodDisruptionBudget, "orphan"), Observed { owner: None, ..mine() }),
             (id(Kind::PodDisruptionBudget, "going"), Observed { leaving: true, ..mine() }),
             (id(Kind::ServiceAccount, "logs-ingest"), mine()),
+            (id(Kind::Secret, "logs-tenants-1"), mine()),
             (id(Kind::ConfigMap, "logs-ingest-old"), mine()),
             (id(Kind::ConfigMap, "logs-ingest-rollback"), mine()),
             (id(Kind::Deployment, "logs-ingest"), mine()),
             (id(Kind::Lease, "logs-syncer"), mine()),
         ]);
         let named = BTreeSet::from(["logs-ingest-rollback".to_owned()]);
-        let names = |settled, named: Option<&BTreeSet<String>>| -> Vec<String> {
-            let all = surplus("me", &wanted, &observed, settled, named);
+        let names = |free: Free<'_>| -> Vec<String> {
+            let all = surplus("me", &wanted, &observed, free);
             all.into_iter().map(|(id, _)| id.to_string()).collect()
         };
-        assert_eq!(names(false, None), ["HorizontalPodAutoscaler logs-ingest"]);
+        assert_eq!(names(Free::default()), ["HorizontalPodAutoscaler logs-ingest"]);
         assert_eq!(
-            names(true, Some(&named)),
+            names(Free { tenants: true, ..Free::default() }),
+            ["Secret logs-tenants-1", "HorizontalPodAutoscaler logs-ingest"]
+        );
+        assert_eq!(
+            names(Free { old_pods_are_gone: true, named: Some(&named), tenants: false }),
             [
                 "ServiceAccount logs-ingest",
                 "ConfigMap logs-ingest-old",

@@ -24,6 +24,8 @@ pub struct Workload {
     pub replicas_are_ours: bool,
     /// Its pods' annotation.
     pub ca_hash: Option<String>,
+    /// The account that its pods run under.
+    pub service_account: Option<String>,
 }
 
 impl Workload {
@@ -43,6 +45,9 @@ impl Workload {
             replicas: spec.and_then(|spec| spec.replicas).unwrap_or(1),
             replicas_are_ours,
             ca_hash: annotations.and_then(|annotations| annotations.get(CA_HASH)).cloned(),
+            service_account: spec
+                .and_then(|spec| spec.template.spec.as_ref())
+                .and_then(|pod| pod.service_account_name.clone()),
         }
     }
 }

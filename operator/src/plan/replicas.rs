@@ -59,7 +59,7 @@ mod tests {
     const AUTO: Scale = Scale::Auto { min: 3, max: 10, target_cpu_utilization: 70, behavior: None };
 
     fn there(replicas: i32, replicas_are_ours: bool) -> Option<Workload> {
-        Some(Workload { replicas, replicas_are_ours, ca_hash: None })
+        Some(Workload { replicas, replicas_are_ours, ..Workload::default() })
     }
 
     #[test]

@@ -12,7 +12,7 @@ use spillway_crds::{
     ValidatedPipeline,
     settings::{self, Files, LeaseName, SettingsError, StandIns},
 };
-use spillway_model::settings::{BucketSettings, ClickHouseSettings};
+use spillway_model::settings::{BucketSettings, ClickHouseSettings, Place};
 
 use super::{
     digest::hash10,
@@ -78,20 +78,45 @@ fn files(pipeline: &ValidatedPipeline) -> Files {
     }
 }
 
-/// The bucket, for whoever brings its own credentials.
+/// The bucket, for whoever brings its own credentials and asks from another namespace.
 ///
 /// # Errors
 /// When the pipeline names none.
 pub fn bucket_outside(pipeline: &ValidatedPipeline) -> Result<BucketSettings, SettingsError> {
-    settings::bucket(pipeline, &Files::default(), &StandIns::default())
+    let mut bucket = settings::bucket(pipeline, &Files::default(), &StandIns::default())?;
+    if let Place::S3(s3) = &mut bucket.place {
+        s3.endpoint = s3.endpoint.take().map(|endpoint| seen_from_outside(&endpoint, pipeline));
+    }
+    Ok(bucket)
 }
 
-/// The server, for whoever brings its own credentials.
+/// The server, for whoever brings its own credentials and asks from another namespace.
 ///
 /// # Errors
 /// When the pipeline names none.
 pub fn clickhouse_outside(pipeline: &ValidatedPipeline) -> Result<ClickHouseSettings, SettingsError> {
-    settings::clickhouse(pipeline, &Files::default(), &StandIns::default())
+    let mut clickhouse = settings::clickhouse(pipeline, &Files::default(), &StandIns::default())?;
+    clickhouse.url = seen_from_outside(&clickhouse.url, pipeline);
+    Ok(clickhouse)
+}
+
+/// A URL whose host is a Service's name alone, which means the pods' namespace, with that namespace. Pods keep what
+/// the user wrote; all else is left as it is.
+fn seen_from_outside(url: &str, pipeline: &ValidatedPipeline) -> String {
+    let scope = Scope::of(pipeline);
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority = rest.find(['/', '?', '#']).map_or(rest, |end| &rest[..end]);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let name = host.split(':').next().unwrap_or_default();
+    let elsewhere = name.is_empty()
+        || host.starts_with('[')
+        || name.contains('.')
+        || name.eq_ignore_ascii_case("localhost");
+    if elsewhere {
+        return url.to_owned();
+    }
+    let (before, after) = rest.split_at(authority.len() - host.len() + name.len());
+    format!("{scheme}://{before}.{}.svc{after}", scope.namespace())
 }
 
 fn config_map(scope: &Scope, component: Component, document: String) -> ConfigMap {
@@ -101,5 +126,60 @@ fn config_map(scope: &Scope, component: Component, document: String) -> ConfigMa
         data: Some(BTreeMap::from([(SETTINGS_FILE.to_owned(), document)])),
         immutable: Some(true),
         ..ConfigMap::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spillway_crds::{LogPipeline, LogPipelineSpec, validate};
+
+    use super::*;
+
+    fn pipeline(spec: serde_json::Value) -> ValidatedPipeline {
+        let spec: LogPipelineSpec = serde_json::from_value(spec).unwrap();
+        let mut pipeline = LogPipeline::new("logs", spec);
+        pipeline.metadata.namespace = Some("shop".into());
+        validate(&pipeline).unwrap()
+    }
+
+    #[test]
+    fn a_services_name_alone_means_the_pipelines_namespace_wherever_it_is_asked_from() {
+        let pipeline = pipeline(serde_json::json!({}));
+        for (url, expected) in [
+            ("http://minio", "http://minio.shop.svc"),
+            ("http://minio:9000", "http://minio.shop.svc:9000"),
+            ("https://minio:9000/", "https://minio.shop.svc:9000/"),
+            ("https://minio/a.b/c", "https://minio.shop.svc/a.b/c"),
+            ("http://user:p.w@minio:9000/x", "http://user:p.w@minio.shop.svc:9000/x"),
+            ("http://minio.storage:9000", "http://minio.storage:9000"),
+            ("http://minio.storage.svc.cluster.local", "http://minio.storage.svc.cluster.local"),
+            ("https://s3.amazonaws.com", "https://s3.amazonaws.com"),
+            // Absolute, also in pods.
+            ("http://minio.:9000", "http://minio.:9000"),
+            ("http://localhost:9000", "http://localhost:9000"),
+            ("http://LOCALHOST:9000", "http://LOCALHOST:9000"),
+            ("http://10.0.0.7:9000", "http://10.0.0.7:9000"),
+            ("http://[::1]:9000", "http://[::1]:9000"),
+            ("http://[fd00::7]", "http://[fd00::7]"),
+            ("http://", "http://"),
+            ("minio", "minio"),
+        ] {
+            assert_eq!(seen_from_outside(url, &pipeline), expected);
+        }
+    }
+
+    #[test]
+    fn pods_keep_the_names_that_the_user_wrote() {
+        let pipeline = pipeline(serde_json::json!({
+            "storage": {"s3": {"bucket": "logs", "region": "eu-1", "endpoint": "http://minio:9000"}},
+            "clickhouse": {"url": "http://clickhouse:8123"},
+        }));
+        let Place::S3(bucket) = bucket_outside(&pipeline).unwrap().place else { panic!("no S3") };
+        assert_eq!(bucket.endpoint.as_deref(), Some("http://minio.shop.svc:9000"));
+        assert_eq!(clickhouse_outside(&pipeline).unwrap().url, "http://clickhouse.shop.svc:8123");
+        let settings = Settings::of(&pipeline, &Scope::of(&pipeline)).unwrap();
+        let text = settings.syncer.data.unwrap().remove(SETTINGS_FILE).unwrap();
+        assert!(text.contains("http://minio:9000") && text.contains("http://clickhouse:8123"), "{text}");
+        assert!(!text.contains(".shop.svc"), "{text}");
     }
 }

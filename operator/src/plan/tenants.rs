@@ -105,8 +105,11 @@ fn place(tenants: Vec<(usize, TenantSettings)>) -> (usize, Placed, Vec<TenantSet
             placed.entry(part).or_default().push(tenant);
         }
     }
-    // The first one is there in any case: a file says that it is the operator who knows no tenants.
-    placed.entry(0).or_default();
+    // Each is there in any case: a file without tenants says that the operator knows none, and a tenant that was
+    // the only one of its Secret is out with the next write.
+    for part in 0..count {
+        placed.entry(part).or_default();
+    }
     (count, placed, overflow)
 }
 
@@ -179,6 +182,16 @@ mod tests {
             assert_eq!(homes(&placed).len(), tenants_there);
             assert!(placed.values().all(|part| part.len() * 1_000 + FRAME <= LARGEST_PART));
         }
+    }
+
+    #[test]
+    fn a_secret_that_loses_its_last_tenant_says_so_and_stays() {
+        // Two of them don't fit into one Secret, and they are in two of four.
+        let large = LARGEST_PART / 2 + 1;
+        let two = [tenant(0, large), tenant(1, large), tenant(2, large)];
+        let (count, placed, overflow) = place(two.to_vec());
+        assert!(count > 1 && overflow.is_empty());
+        assert_eq!(placed.keys().copied().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
     }
 
     #[test]
