@@ -19,6 +19,7 @@ pub mod latency;
 pub mod limit;
 pub mod load;
 pub mod memory;
+pub mod operator;
 pub mod report;
 pub mod setup;
 pub mod syncer;

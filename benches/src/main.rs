@@ -6,18 +6,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use spillway_benches::{encodings, ingest, latency, memory, report, setup, syncer};
+use spillway_benches::{encodings, ingest, latency, memory, operator, report, setup, syncer};
 use spillway_model::settings::BucketSettings;
 use spillway_tests::minio::Minio;
 
 /// Measures each figure beside a limit of the same machine.
 #[derive(Parser)]
 struct Arguments {
-    /// Which; all if none
+    /// Which; all but `operator` if none
     only: Vec<Which>,
     /// Seconds of load in each
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// LogPipelines that the operator gets
+    #[arg(long, default_value_t = 500)]
+    pipelines: usize,
     /// Where the JSON goes
     #[arg(long, default_value = "target/bench.json")]
     output: PathBuf,
@@ -35,6 +38,8 @@ enum Which {
     Latency,
     /// Ingest with 2,000 streams
     Memory,
+    /// The operator on a control plane of its own; takes many minutes, and only where it is named
+    Operator,
 }
 
 #[tokio::main]
@@ -77,6 +82,10 @@ async fn main() -> std::io::Result<()> {
     if wanted(Which::Syncer) {
         eprintln!("staged objects into the table");
         figures.extend(syncer::measure(dir.path(), &staged).await);
+    }
+    if arguments.only.contains(&Which::Operator) {
+        eprintln!("the operator with {} pipelines", arguments.pipelines);
+        figures.extend(operator::measure(arguments.pipelines).await);
     }
     report::publish(&figures, &arguments.output)
 }

@@ -144,7 +144,7 @@ fn write(dir: &Path, name: &str, settings: &impl Serialize) -> PathBuf {
     path
 }
 
-fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let here = std::env::current_exe().expect("the path of this program");
     let path = here.parent().expect("target/<profile>").join(name);
     assert!(path.exists(), "{} is missing: run make bench", path.display());
