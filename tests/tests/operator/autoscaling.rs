@@ -23,6 +23,7 @@ claims![
     an_operator_killed_while_handing_over_leaves_no_dip,
     a_pipeline_made_with_autoscaling_begins_at_its_minimum,
     the_autoscalers_number_is_left_alone,
+    a_deployment_that_lost_its_labels_keeps_the_autoscalers_number,
     new_bounds_reach_the_autoscaler,
     kubectl_scale_scales_ingest,
     kubectl_scale_is_refused_while_autoscaled,
@@ -160,6 +161,31 @@ async fn the_autoscalers_number_is_left_alone(space: &mut Space) -> Operator {
         })
         .await;
     space.is_ready().await;
+    assert_eq!(watched.end(), [5]);
+    operator
+}
+
+async fn a_deployment_that_lost_its_labels_keeps_the_autoscalers_number(space: &mut Space) -> Operator {
+    const OURS: &str = "app.kubernetes.io/managed-by";
+    space.create(&pipelines::with(space, on(2, 6))).await;
+    let operator = space.operator().await;
+    space.is_ready().await;
+    let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    space
+        .api::<Deployment>()
+        .patch_scale("logs-ingest", &PatchParams::default(), &scale)
+        .await
+        .expect("scaled");
+    let watched = Watched::start(space);
+    // By this label the operator watches, so it knows of none.
+    space.change::<Deployment>("logs-ingest", json!({"metadata": {"labels": {OURS: null}}})).await;
+    space
+        .sees("the label", "logs-ingest", |now: &Deployment| {
+            now.metadata.labels.as_ref()?.contains_key(OURS).then_some(())
+        })
+        .await;
+    space.is_ready().await;
+    space.is_at_rest().await;
     assert_eq!(watched.end(), [5]);
     operator
 }
