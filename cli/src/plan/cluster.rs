@@ -26,7 +26,7 @@ use crate::{
 
 /// Which cluster.
 #[derive(clap::Args)]
-pub struct Target {
+pub(crate) struct Target {
     /// Default: KUBECONFIG, else ~/.kube/config, else that of the pod
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -39,9 +39,9 @@ pub struct Target {
 }
 
 /// A namespace of a cluster.
-pub struct Cluster {
+pub(crate) struct Cluster {
     client: Client,
-    pub namespace: String,
+    pub(crate) namespace: String,
 }
 
 fn failed(what: impl Display) -> impl FnOnce(kube::Error) -> Failure {
@@ -72,7 +72,7 @@ fn say(error: &kube::Error) -> String {
 impl Cluster {
     /// # Errors
     /// When there is no such cluster, or the file's namespace is another than the one asked for.
-    pub async fn connect(target: &Target, named: Option<&str>) -> Result<Self, Failure> {
+    pub(crate) async fn connect(target: &Target, named: Option<&str>) -> Result<Self, Failure> {
         let Target { kubeconfig, context, namespace } = target;
         if let (Some(named), Some(asked)) = (named, namespace)
             && named != asked
@@ -115,7 +115,10 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server refuses.
-    pub async fn pipeline(&self, file: &LogPipeline) -> Result<(Option<LogPipeline>, Vec<String>), Failure> {
+    pub(crate) async fn pipeline(
+        &self,
+        file: &LogPipeline,
+    ) -> Result<(Option<LogPipeline>, Vec<String>), Failure> {
         let name = file.metadata.name.clone().unwrap_or_default();
         let what = format!("LogPipeline {name}");
         let api: Api<LogPipeline> = self.api();
@@ -158,7 +161,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When the cluster can't be asked. Secrets that may not be read are named and left out.
-    pub async fn secrets(
+    pub(crate) async fn secrets(
         &self,
         pipeline: &ValidatedPipeline,
         mut known: Secrets,
@@ -181,7 +184,7 @@ impl Cluster {
 
     /// # Errors
     /// When the cluster can't be asked.
-    pub async fn knows_pod_monitors(&self) -> Result<bool, Failure> {
+    pub(crate) async fn knows_pod_monitors(&self) -> Result<bool, Failure> {
         match self.client.list_api_group_resources("monitoring.coreos.com/v1").await {
             Ok(group) => Ok(group.resources.iter().any(|resource| resource.kind == "PodMonitor")),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
@@ -193,7 +196,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When the cluster can't be asked.
-    pub async fn observed(&self, pipeline: &ValidatedPipeline) -> Result<Observed, Failure> {
+    pub(crate) async fn observed(&self, pipeline: &ValidatedPipeline) -> Result<Observed, Failure> {
         let ingest = self.deployment(pipeline, Component::Ingest).await?;
         let syncer = self.deployment(pipeline, Component::Syncer).await?;
         let (ingest, syncer) = (ingest.as_ref().map(Workload::of), syncer.as_ref().map(Workload::of));
@@ -216,7 +219,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server refuses.
-    pub async fn change(&self, manifest: &Manifest) -> Result<Option<String>, Failure> {
+    pub(crate) async fn change(&self, manifest: &Manifest) -> Result<Option<String>, Failure> {
         let Manifest { resource, name, value } = manifest;
         let what = format!("{} {name}", resource.kind);
         let api = self.dynamic(resource);
@@ -258,7 +261,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When the cluster can't be asked.
-    pub async fn removals(&self, objects: &Objects) -> Result<Vec<String>, Failure> {
+    pub(crate) async fn removals(&self, objects: &Objects) -> Result<Vec<String>, Failure> {
         let Some(owner) = uid(objects.ingest_service.metadata.owner_references.as_deref()) else {
             // It is not in the cluster and owns nothing.
             return Ok(Vec::new());

@@ -8,7 +8,7 @@ use spillway_operator::plan::render::yaml;
 const KEPT: [&str; 5] = ["managedFields", "resourceVersion", "generation", "uid", "creationTimestamp"];
 
 /// The unified difference of two objects; none when they say the same. `None` is an object that is not there.
-pub fn objects(what: &str, before: Option<&Value>, after: Option<&Value>) -> Option<String> {
+pub(crate) fn objects(what: &str, before: Option<&Value>, after: Option<&Value>) -> Option<String> {
     let (mut before, mut after) = (before.map(said), after.map(said));
     if what.starts_with("Secret ") {
         mask(before.as_mut(), after.as_mut());
@@ -18,7 +18,7 @@ pub fn objects(what: &str, before: Option<&Value>, after: Option<&Value>) -> Opt
 }
 
 /// The unified difference of two texts.
-pub fn unified(what: &str, old: bool, before: &str, new: bool, after: &str) -> Option<String> {
+pub(crate) fn unified(what: &str, old: bool, before: &str, new: bool, after: &str) -> Option<String> {
     if before == after {
         return None;
     }

@@ -20,7 +20,7 @@ use crate::output;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The statements that would be run, or what would have to be done by hand.
-pub async fn schema(plan: &Plan, pipeline: &ValidatedPipeline, secrets: &Secrets) -> Option<String> {
+pub(crate) async fn schema(plan: &Plan, pipeline: &ValidatedPipeline, secrets: &Secrets) -> Option<String> {
     let statements = match timeout(PATIENCE, statements(plan, pipeline, secrets)).await {
         Ok(Ok(statements)) => statements,
         Ok(Err(error)) => return not_looked_at("ClickHouse", &error),
