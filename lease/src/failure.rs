@@ -59,7 +59,28 @@ impl From<kube::Error> for Failure {
                 (409, _) => Self::Conflict,
                 (code, message) => Self::Refused { code, message },
             },
-            other => Self::Unreachable(other.to_string()),
+            other => Self::Unreachable(innermost(&other)),
         }
+    }
+}
+
+/// The outer ones only say that a request failed.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_be_reached_is_told_with_the_cause() {
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
+        let failure = Failure::from(kube::Error::Service(Box::new(refused)));
+        assert_eq!(failure, Failure::Unreachable("connection refused".to_owned()));
     }
 }

@@ -81,6 +81,7 @@ pub(crate) enum Reason {
     SecretUnreadable,
     // TenantsValid
     AllValid,
+    NoTenants,
     TenantsLeftOut,
     // BucketReady, SchemaReady
     Configured,

@@ -42,6 +42,9 @@ pub(crate) fn spec(secrets: &[FieldError], notes: &[Note]) -> Finding {
 }
 
 pub(crate) fn tenants(refused: &[RefusedTenant], total: usize) -> Finding {
+    if total == 0 {
+        return Finding::good(Reason::NoTenants, "nobody can send yet: add spec.tenants");
+    }
     if refused.is_empty() {
         return Finding::good(Reason::AllValid, format!("{total} of {total} tenants can send"));
     }
@@ -221,6 +224,7 @@ mod tests {
             lag: String::new(),
             empty: true,
             stale,
+            late: false,
             trouble,
         };
         let fault = Some(crate::lag::Trouble { reason: "ServerAtFault", message: String::new() });

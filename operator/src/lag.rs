@@ -10,6 +10,9 @@ use spillway_syncer::status::Status;
 /// The syncer writes every 10 s; after this long without one it is not at work.
 pub(crate) const STALE: Duration = Duration::from_secs(120);
 
+/// Seconds.
+const LATE: f64 = 60.0;
+
 /// What was read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Progress {
@@ -19,6 +22,8 @@ pub(crate) struct Progress {
     pub(crate) empty: bool,
     /// The file is older than [`STALE`].
     pub(crate) stale: bool,
+    /// Records wait for longer than loading ever takes them while all is well.
+    pub(crate) late: bool,
     /// Why the syncer can't go on, in words for a person.
     pub(crate) trouble: Option<Trouble>,
 }
@@ -45,6 +50,7 @@ pub(crate) fn progress(status: &Status, now: UnixMs) -> Progress {
         lag: lag_text(if empty { 0.0 } else { status.lag_seconds + waited }),
         empty,
         stale: age > STALE,
+        late: !empty && status.lag_seconds + waited >= LATE,
         trouble: trouble(status),
     }
 }
@@ -130,6 +136,14 @@ mod tests {
         let idle = progress(&Status { at: 0, lag_seconds: 3.0, ..Status::default() }, UnixMs(9_000_000));
         assert_eq!((idle.lag.as_str(), idle.empty), ("<10s", true));
         assert_eq!(idle.backlog, Backlog::default());
+    }
+
+    #[test]
+    fn records_that_wait_for_a_minute_are_late() {
+        let waiting = |lag_seconds| Status { backlog_objects: 1, lag_seconds, ..Status::default() };
+        assert!(!progress(&waiting(59.0), UnixMs(0)).late);
+        assert!(progress(&waiting(60.0), UnixMs(0)).late);
+        assert!(!progress(&Status { lag_seconds: 90.0, ..Status::default() }, UnixMs(0)).late);
     }
 
     #[test]

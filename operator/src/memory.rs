@@ -79,9 +79,16 @@ pub(crate) struct Attempt {
     pub(crate) finding: Finding,
     /// Only its owner can mend it: looked at again with the resync.
     pub(crate) patient: bool,
+    /// Something else failed since that speaks against what was found.
+    pub(crate) doubted: bool,
 }
 
 impl Attempt {
+    /// Has it looked at again soon, but no more often than once in `pause`.
+    pub(crate) fn doubt(&mut self, now: Instant, pause: Duration) {
+        self.doubted |= self.finding.is_good() && now.duration_since(self.at) >= pause;
+    }
+
     /// Until it is to be repeated; `None`: with the resync.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
         let failing = self.failures > 0 && !self.patient;
@@ -107,7 +114,7 @@ pub(crate) struct Reading {
 /// Whether a step is to be taken: its inputs changed, its wait after a failure is over, or it is time to see
 /// whether somebody changed something out there.
 pub(crate) fn is_due(last: Option<&Attempt>, inputs: u64, now: Instant, resync: Duration) -> bool {
-    let Some(last) = last.filter(|last| last.inputs == inputs) else { return true };
+    let Some(last) = last.filter(|last| last.inputs == inputs && !last.doubted) else { return true };
     let wait = if last.failures == 0 || last.patient { resync } else { backoff::delay(last.failures) };
     now.duration_since(last.at) >= wait
 }
@@ -116,7 +123,7 @@ pub(crate) fn is_due(last: Option<&Attempt>, inputs: u64, now: Instant, resync: 
 pub(crate) fn attempt(last: Option<&Attempt>, inputs: u64, now: Instant, finding: Finding, patient: bool) -> Attempt {
     let before = last.filter(|last| last.inputs == inputs).map_or(0, |last| last.failures);
     let failures = if finding.is_good() { 0 } else { before.saturating_add(1) };
-    Attempt { inputs, at: now, failures, finding, patient }
+    Attempt { inputs, at: now, failures, finding, patient, doubted: false }
 }
 
 /// Between looks at a pipeline that isn't Ready: as long as it has been so, since what is seldom there at once is

@@ -72,8 +72,10 @@ pub(crate) async fn trouble(
     component: Component,
 ) -> Result<Option<String>, ApiError> {
     let (api, parameters) = of(ctx, target, component);
-    let pods = call("list pods", api.list(&parameters)).await?;
-    Ok(pods.items.iter().find_map(of_pod))
+    let mut pods = call("list pods", api.list(&parameters)).await?.items;
+    // What keeps an old one was mended with the template that the newest one has.
+    pods.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone().map(|time| time.0)));
+    Ok(pods.iter().find_map(of_pod))
 }
 
 /// Whether any pod of a component is left.

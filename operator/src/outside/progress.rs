@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::{
     ctx::Ctx,
     lag,
-    memory::{Memory, Reading, next_look},
+    memory::{Attempt, Memory, Reading, next_look},
 };
 
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -37,10 +37,25 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
             .ok()
             .map(|status| lag::progress(&status, UnixMs::now())),
         Ok(Ok(None)) => None,
-        // Not known now; what was known stays, and a bucket that hangs is not asked at once again.
-        Ok(Err(_)) | Err(_) => known,
+        // Not known now; what was known stays, and a bucket that hangs is not asked at once again. Its condition
+        // should say so before the resync does.
+        Ok(Err(_)) | Err(_) => {
+            doubt(memory.outside.bucket.as_mut(), now);
+            known
+        }
     };
+    // Nothing is loaded: is there a server at all?
+    if progress.as_ref().is_some_and(|progress: &lag::Progress| progress.late || (progress.stale && !progress.empty)) {
+        doubt(memory.outside.schema.as_mut(), now);
+    }
     memory.reading = Some(Reading { at: now, progress });
+}
+
+/// A look costs some requests, so once a minute is enough.
+fn doubt(attempt: Option<&mut Attempt>, now: Instant) {
+    if let Some(attempt) = attempt {
+        attempt.doubt(now, Duration::from_secs(50));
+    }
 }
 
 /// What a newer version wrote is records, too.

@@ -148,14 +148,14 @@ fn facts_of_ingest(rollout: Option<&Rollout>, scope: &names::Scope) -> Ingest {
     }
 }
 
-/// Asked only while pods are missing.
+/// Asked only while pods are missing, or a new template does not come up beside the old one.
 async fn trouble(
     ctx: &Ctx,
     target: &Target,
     component: names::Component,
     rollout: Option<&Rollout>,
 ) -> Option<String> {
-    rollout.filter(|rollout| rollout.pods > 0 && rollout.available < rollout.wanted)?;
+    rollout.filter(|rollout| rollout.pods > 0 && !(rollout.settled() && rollout.available >= rollout.wanted))?;
     pods::trouble(ctx, target, component).await.ok().flatten()
 }
 
