@@ -285,12 +285,7 @@ fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
 }
 
 /// Runs all producers to their end.
-async fn send(
-    args: &Args,
-    plan: &Plan,
-    client: reqwest::Client,
-    stop: CancellationToken,
-) -> Vec<Outcome> {
+async fn send(args: &Args, plan: &Plan, client: reqwest::Client, stop: CancellationToken) -> Vec<Outcome> {
     let progress = Arc::new(Progress::default());
     let all = plan.projects.len() as u64 * u64::from(args.producers.max(1));
     let until = args.duration.map(|span| Instant::now() + span.get());

@@ -86,13 +86,11 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 /// Called before the process is told to stop: takes it out of the load balancers and answers when they had
 /// time to notice. Requests are taken all the while.
-async fn drain(
-    State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-) -> Response {
+async fn drain(State(app): State<Arc<App>>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
     if !may_drain(peer.ip()) {
         tracing::warn!(%peer, "a call of /drain from elsewhere was refused");
-        let why = "/drain answers this machine alone: call it on 127.0.0.1, as `spillway-ingest drain` does\n";
+        let why =
+            "/drain answers this machine alone: call it on 127.0.0.1, as `spillway-ingest drain` does\n";
         return (StatusCode::FORBIDDEN, why).into_response();
     }
     let since = app.health.unready();

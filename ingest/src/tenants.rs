@@ -353,7 +353,10 @@ mod tests {
 
     fn known(registry: &Registry) -> String {
         let keys = ["one", "two", "three", "four"];
-        keys.into_iter().filter(|key| registry.current().authenticate(key).is_some()).collect::<Vec<_>>().join(" ")
+        keys.into_iter()
+            .filter(|key| registry.current().authenticate(key).is_some())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     fn tenants() -> [TenantsFile; 4] {

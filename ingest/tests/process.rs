@@ -270,7 +270,11 @@ fn nobody_else_may_drain() {
     let process = place.start();
     // As a service mesh's proxy hands on what somebody else has sent.
     assert_eq!(get("127.0.0.6", place.admin, "/drain"), 403);
-    assert_eq!(get("127.0.0.6", place.admin, "/readyz"), 200, "nothing happened, and probes come from elsewhere");
+    assert_eq!(
+        get("127.0.0.6", place.admin, "/readyz"),
+        200,
+        "nothing happened, and probes come from elsewhere"
+    );
     drop(process);
 }
 
@@ -280,7 +284,8 @@ fn without_a_bucket_or_tenants_at_the_start_it_waits_for_them() {
     let path = place.dir.path().join("settings.yaml");
     let text = std::fs::read_to_string(&path).unwrap();
     let line = text.lines().find(|line| line.starts_with("bucket:")).unwrap();
-    let bucket = format!("bucket: {{s3: {{bucket: b, region: r, endpoint: \"http://127.0.0.1:{}\"}}}}", free_port());
+    let bucket =
+        format!("bucket: {{s3: {{bucket: b, region: r, endpoint: \"http://127.0.0.1:{}\"}}}}", free_port());
     std::fs::write(&path, text.replace(line, &bucket)).unwrap();
     let tenants = place.dir.path().join("tenants.yaml");
     let later = std::fs::read(&tenants).unwrap();

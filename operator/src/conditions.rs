@@ -194,7 +194,8 @@ pub(crate) fn next(
             last_transition_time: same.map_or(Time(now), |same| same.last_transition_time.clone()),
         });
     }
-    let said = |condition: &&Condition| findings.iter().any(|(type_, _)| type_.to_string() == condition.type_);
+    let said =
+        |condition: &&Condition| findings.iter().any(|(type_, _)| type_.to_string() == condition.type_);
     all.extend(old.iter().filter(|condition| !said(condition)).cloned());
     (ours(&all), changes)
 }

@@ -59,7 +59,9 @@ impl Wakes {
     /// Has a pipeline looked at soon.
     pub(crate) fn wake(&self, pipeline: &PipelineRef) {
         let queues = self.0.lock();
-        let its = queues.iter().filter(|(scope, _)| scope.as_ref().is_none_or(|scope| *scope == pipeline.namespace));
+        let its = queues
+            .iter()
+            .filter(|(scope, _)| scope.as_ref().is_none_or(|scope| *scope == pipeline.namespace));
         for (_, queue) in its {
             // Closed: this is ending.
             let _ = queue.unbounded_send(Ref::new(&pipeline.name).within(&pipeline.namespace));

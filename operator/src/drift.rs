@@ -88,7 +88,13 @@ mod tests {
             ("nothing changed", 1, Some(&applied), Some(&observed), Step::Leave),
             ("the wish changed", 2, Some(&applied), Some(&observed), apply.clone()),
             ("drift", 1, Some(&Applied { ours: 8, ..applied.clone() }), Some(&observed), apply.clone()),
-            ("made again", 1, Some(&Applied { uid: "v".into(), ..applied.clone() }), Some(&observed), apply.clone()),
+            (
+                "made again",
+                1,
+                Some(&Applied { uid: "v".into(), ..applied.clone() }),
+                Some(&observed),
+                apply.clone(),
+            ),
             ("the operator has just started", 1, None, Some(&observed), apply),
             ("not there", 1, Some(&applied), None, Step::Create),
             ("another owner", 1, Some(&applied), Some(&stolen), Step::NotOurs),
@@ -109,7 +115,12 @@ mod tests {
         for (what, kind, found, expected) in [
             ("nothing there", Kind::Deployment, None, Step::Create),
             ("ours without its labels", Kind::Deployment, Some(&mine), Step::PlanAgain),
-            ("the plan knows nothing of Services", Kind::Service, Some(&mine), Step::Apply { uid: "u".into() }),
+            (
+                "the plan knows nothing of Services",
+                Kind::Service,
+                Some(&mine),
+                Step::Apply { uid: "u".into() },
+            ),
             ("somebody else's", Kind::Deployment, Some(&stolen), Step::NotOurs),
             ("going", Kind::Deployment, Some(&leaving), Step::Leaving),
         ] {

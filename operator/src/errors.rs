@@ -10,18 +10,12 @@ pub(crate) enum ApiError {
     #[error("{what}: the API server did not answer within 30 s")]
     Timeout { what: String },
     #[error("{what}: {}", message(.source))]
-    Kube {
-        what: String,
-        source: Box<kube::Error>,
-    },
+    Kube { what: String, source: Box<kube::Error> },
     /// An object that the plan was made without.
     #[error("{what} is there and was not known; planning again")]
     Unseen { what: String },
     #[error("{what}: {source}")]
-    Json {
-        what: String,
-        source: serde_json::Error,
-    },
+    Json { what: String, source: serde_json::Error },
 }
 
 impl ApiError {

@@ -84,7 +84,13 @@ fn of_change(change: &Change) -> Option<Event> {
     let Change { type_, to, reason, message } = change;
     let waiting = matches!(
         reason.as_str(),
-        "RollingOut" | "WaitingForBucket" | "WaitingForSchema" | "NoPodsReady" | "NoLeader" | "NotLookedAt" | "SpecInvalid"
+        "RollingOut"
+            | "WaitingForBucket"
+            | "WaitingForSchema"
+            | "NoPodsReady"
+            | "NoLeader"
+            | "NotLookedAt"
+            | "SpecInvalid"
     );
     let event_type = match (type_, to) {
         (Type::Ready, Truth::True) => EventType::Normal,
@@ -93,7 +99,9 @@ fn of_change(change: &Change) -> Option<Event> {
             "Paused" | "Suspending" | "Suspended" => EventType::Normal,
             _ => return None,
         },
-        (_, Truth::False) if !waiting && !matches!(reason.as_str(), "Suspended" | "ScaledToZero") => EventType::Warning,
+        (_, Truth::False) if !waiting && !matches!(reason.as_str(), "Suspended" | "ScaledToZero") => {
+            EventType::Warning
+        }
         _ => return None,
     };
     Some(Event {

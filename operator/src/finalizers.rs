@@ -14,9 +14,7 @@ use crate::{
 fn wanted(there: &[String], policy: DeletionPolicy) -> Option<Vec<String>> {
     let has = there.iter().any(|finalizer| finalizer == FINALIZER);
     match policy {
-        DeletionPolicy::Delete if !has => {
-            Some(there.iter().cloned().chain([FINALIZER.to_owned()]).collect())
-        }
+        DeletionPolicy::Delete if !has => Some(there.iter().cloned().chain([FINALIZER.to_owned()]).collect()),
         DeletionPolicy::Retain if has => Some(without(there)),
         DeletionPolicy::Delete | DeletionPolicy::Retain => None,
     }

@@ -81,7 +81,11 @@ pub(crate) fn ingest(component: &Component<'_>) -> Finding {
     pods(component, rollout, "can receive")
 }
 
-pub(crate) fn syncer(component: &Component<'_>, holder: Option<&str>, progress: Option<&Progress>) -> Finding {
+pub(crate) fn syncer(
+    component: &Component<'_>,
+    holder: Option<&str>,
+    progress: Option<&Progress>,
+) -> Finding {
     if let Some(finding) = in_the_way(component) {
         return finding;
     }
@@ -160,10 +164,14 @@ pub(crate) fn all(parts: Vec<(Type, Finding)>, paused: bool, suspend: bool) -> V
         whole.message = format!("the operator leaves everything as it is (spec.paused); {}", whole.message);
     } else if suspend {
         let stopped = |(type_, finding): &(Type, Finding)| {
-            !matches!(type_, Type::IngestAvailable | Type::SyncerAvailable) || finding.reason == Reason::Suspended
+            !matches!(type_, Type::IngestAvailable | Type::SyncerAvailable)
+                || finding.reason == Reason::Suspended
         };
         let (reason, message) = if parts.iter().all(stopped) {
-            (Reason::Suspended, "ingest is stopped and everything is loaded; set spec.suspend: false to go on")
+            (
+                Reason::Suspended,
+                "ingest is stopped and everything is loaded; set spec.suspend: false to go on",
+            )
         } else {
             (Reason::Suspending, "ingest ends, then the syncer loads what is left")
         };
@@ -201,14 +209,26 @@ mod tests {
         for (component, status, reason) in [
             (component(Some(&all)), Truth::True, Reason::Available),
             (component(Some(&one)), Truth::True, Reason::RollingOut),
-            (Component { pods: Some("ImagePullBackOff"), ..component(Some(&one)) }, Truth::True, Reason::PodsFailing),
-            (Component { pods: Some("ImagePullBackOff"), ..component(Some(&none)) }, Truth::False, Reason::PodsFailing),
+            (
+                Component { pods: Some("ImagePullBackOff"), ..component(Some(&one)) },
+                Truth::True,
+                Reason::PodsFailing,
+            ),
+            (
+                Component { pods: Some("ImagePullBackOff"), ..component(Some(&none)) },
+                Truth::False,
+                Reason::PodsFailing,
+            ),
             (component(Some(&none)), Truth::False, Reason::NoPodsReady),
             (component(None), Truth::False, Reason::NoPodsReady),
             (component(Some(&zero)), Truth::False, Reason::ScaledToZero),
             (Component { suspend: true, ..component(Some(&zero)) }, Truth::False, Reason::Suspended),
             (Component { suspend: true, ..component(Some(&all)) }, Truth::False, Reason::Suspending),
-            (Component { decision: Decision::Wait, ..component(None) }, Truth::False, Reason::WaitingForBucket),
+            (
+                Component { decision: Decision::Wait, ..component(None) },
+                Truth::False,
+                Reason::WaitingForBucket,
+            ),
             (Component { not_ours: vec![&id], ..component(Some(&all)) }, Truth::False, Reason::NotOurs),
         ] {
             let finding = ingest(&component);

@@ -45,7 +45,9 @@ pub(crate) enum IdentityError {
     Secret { secret: String, entry: &'static str },
     #[error("ServiceAccount {account:?} is not there; create it, or correct spec.storage.s3.serviceAccount")]
     NoAccount { account: String },
-    #[error("ServiceAccount {account:?} has no annotation {ROLE_ANNOTATION}; name the role that may use the bucket")]
+    #[error(
+        "ServiceAccount {account:?} has no annotation {ROLE_ANNOTATION}; name the role that may use the bucket"
+    )]
     NoRole { account: String },
     #[error(
         "the operator may not make tokens of ServiceAccount {account:?}; add it to the chart's rbac.tokenServiceAccounts"

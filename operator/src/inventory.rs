@@ -161,12 +161,7 @@ impl Inventory {
         }
     }
 
-    fn drop_unseen(
-        &self,
-        kind: Kind,
-        scope: Option<&str>,
-        seen: &HashSet<(String, Id)>,
-    ) -> Vec<PipelineRef> {
+    fn drop_unseen(&self, kind: Kind, scope: Option<&str>, seen: &HashSet<(String, Id)>) -> Vec<PipelineRef> {
         let mut gone = Vec::new();
         self.objects.write().retain(|place, (pipeline, _)| {
             let (namespace, id) = place;
@@ -205,7 +200,9 @@ impl Seen {
         Observed {
             uid: metadata.uid.clone().unwrap_or_default(),
             owner: controller(&metadata),
-            owner_pipeline: owner(&metadata).filter(|owner| is_pipeline(owner)).map(|owner| owner.name.clone()),
+            owner_pipeline: owner(&metadata)
+                .filter(|owner| is_pipeline(owner))
+                .map(|owner| owner.name.clone()),
             ours: ours(&metadata),
             leaving: metadata.deletion_timestamp.is_some(),
             rollout,

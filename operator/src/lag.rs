@@ -59,8 +59,9 @@ fn trouble(status: &Status) -> Option<Trouble> {
     if status.server_at_fault {
         return Some(Trouble {
             reason: "ServerAtFault",
-            message: "ClickHouse refuses every batch, so rows are held back; see its log and `spillway status`"
-                .to_owned(),
+            message:
+                "ClickHouse refuses every batch, so rows are held back; see its log and `spillway status`"
+                    .to_owned(),
         });
     }
     let (batch, why) = status.stuck.iter().next()?;

@@ -15,7 +15,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{apply::Pace, backoff, cleanup::Course, conditions::Finding, drift::Applied, kinds::Id, lag::Progress};
+use crate::{
+    apply::Pace, backoff, cleanup::Course, conditions::Finding, drift::Applied, kinds::Id, lag::Progress,
+};
 
 #[derive(Default)]
 pub(crate) struct Memory {
@@ -120,7 +122,13 @@ pub(crate) fn is_due(last: Option<&Attempt>, inputs: u64, now: Instant, resync: 
 }
 
 /// The attempt that follows `last`.
-pub(crate) fn attempt(last: Option<&Attempt>, inputs: u64, now: Instant, finding: Finding, patient: bool) -> Attempt {
+pub(crate) fn attempt(
+    last: Option<&Attempt>,
+    inputs: u64,
+    now: Instant,
+    finding: Finding,
+    patient: bool,
+) -> Attempt {
     let before = last.filter(|last| last.inputs == inputs).map_or(0, |last| last.failures);
     let failures = if finding.is_good() { 0 } else { before.saturating_add(1) };
     Attempt { inputs, at: now, failures, finding, patient, doubted: false }
@@ -175,7 +183,8 @@ mod tests {
         let begin = Instant::now();
         let good = Finding::good(Reason::Configured, "");
         let bad = Finding::bad(Reason::Outside("Unavailable"), "");
-        let second = attempt(Some(&attempt(None, 1, begin, bad.clone(), false)), 1, begin, bad.clone(), false);
+        let second =
+            attempt(Some(&attempt(None, 1, begin, bad.clone(), false)), 1, begin, bad.clone(), false);
         let patient = attempt(None, 1, begin, bad.clone(), true);
         let good = attempt(Some(&second), 1, begin, good, false);
         for (what, last, inputs, seconds, due) in [

@@ -43,10 +43,18 @@ impl Default for Metrics {
             pipelines: Gauge::default(),
         };
         let registry = all.registry.sub_registry_with_prefix("spillway_operator");
-        registry.register("reconciles", "Reconciles by result and, of failed ones, step and reason", all.reconciles.clone());
+        registry.register(
+            "reconciles",
+            "Reconciles by result and, of failed ones, step and reason",
+            all.reconciles.clone(),
+        );
         registry.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, all.seconds.clone());
         registry.register("api_requests", "Requests to the API server by method", all.requests.clone());
-        registry.register("writes", "Objects applied, deleted or touched, and statuses written, by kind", all.writes.clone());
+        registry.register(
+            "writes",
+            "Objects applied, deleted or touched, and statuses written, by kind",
+            all.writes.clone(),
+        );
         registry.register("leading", "1 while this process leads", all.leading.clone());
         registry.register("pipelines", "LogPipelines that there are", all.pipelines.clone());
         all
@@ -60,7 +68,8 @@ impl Metrics {
             None => ("ok", "", ""),
             Some((step, reason)) => ("failed", step, reason),
         };
-        let labels = vec![("result", result.to_owned()), ("step", step.to_owned()), ("reason", reason.to_owned())];
+        let labels =
+            vec![("result", result.to_owned()), ("step", step.to_owned()), ("reason", reason.to_owned())];
         self.reconciles.get_or_create(&labels).inc();
     }
 

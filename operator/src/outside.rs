@@ -167,7 +167,12 @@ struct Job {
 }
 
 impl Job {
-    async fn run(mut self, inputs: (u64, u64), told: watch::Sender<(Steps, bool)>, unattended: Arc<AtomicBool>) {
+    async fn run(
+        mut self,
+        inputs: (u64, u64),
+        told: watch::Sender<(Steps, bool)>,
+        unattended: Arc<AtomicBool>,
+    ) {
         let ctx = self.ctx.clone();
         let place = self.target.place();
         let tell = |steps: &Steps, done: bool| {
@@ -214,7 +219,8 @@ fn is_any_due(steps: &Steps, inputs: (u64, u64), resync: Duration) -> bool {
 }
 
 fn is_manifest_due(steps: &Steps, inputs: (u64, u64), resync: Duration) -> bool {
-    let usable = |attempt: &Option<Attempt>| attempt.as_ref().is_some_and(|attempt| attempt.finding.is_good());
+    let usable =
+        |attempt: &Option<Attempt>| attempt.as_ref().is_some_and(|attempt| attempt.finding.is_good());
     usable(&steps.bucket)
         && usable(&steps.schema)
         && is_due(steps.manifest.as_ref(), manifest_inputs(inputs), Instant::now(), resync)
@@ -328,7 +334,8 @@ async fn open_in(
     steps: &mut Steps,
     inputs: u64,
 ) -> Result<Bucket, OpenError> {
-    let fresh = steps.opened.as_ref().filter(|open| open.inputs == inputs && open.at.elapsed() < OPEN_AT_MOST);
+    let fresh =
+        steps.opened.as_ref().filter(|open| open.inputs == inputs && open.at.elapsed() < OPEN_AT_MOST);
     if let Some(open) = fresh {
         return Ok(open.bucket.clone());
     }
@@ -510,7 +517,12 @@ async fn manifest(
         None => return slow("the bucket"),
         Some(Ok(None)) => {}
         Some(Ok(Some(before))) => {
-            tracing::info!(pipeline = target.name, namespace = target.namespace, "took {} over from {before}", bucket.describe());
+            tracing::info!(
+                pipeline = target.name,
+                namespace = target.namespace,
+                "took {} over from {before}",
+                bucket.describe()
+            );
         }
         Some(Err(error)) => {
             // Nobody tells us when the other one has given it up.
@@ -623,7 +635,10 @@ mod tests {
             let outside = bring(&ctx, &target, &valid, &plan, &seen, &mut memory).await;
             assert_eq!(began.elapsed() >= PATIENCE, waits);
             assert!(began.elapsed() < PATIENCE + Duration::from_secs(5));
-            assert_eq!((outside.bucket.reason, outside.schema.reason), (Reason::NotLookedAt, Reason::NotLookedAt));
+            assert_eq!(
+                (outside.bucket.reason, outside.schema.reason),
+                (Reason::NotLookedAt, Reason::NotLookedAt)
+            );
             assert!(outside.failed.is_none() && memory.running.is_some());
             // It is being asked already: nobody waits again.
             let again = Instant::now();
@@ -648,7 +663,9 @@ mod tests {
             assert_eq!(woken.await.unwrap().unwrap().name, "logs");
             collect(&mut memory);
         }
-        assert!(memory.outside.failing() && memory.outside.bucket.is_some() && memory.outside.schema.is_some());
+        assert!(
+            memory.outside.failing() && memory.outside.bucket.is_some() && memory.outside.schema.is_some()
+        );
     }
 
     #[test]

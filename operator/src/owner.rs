@@ -86,9 +86,13 @@ pub(crate) enum OwnerError {
         "{place} is in use by {owner}; give this pipeline a bucket or prefix of its own, or, if that one is gone or gives its data up, {way_out}"
     )]
     InUse { place: String, owner: Owner, way_out: String },
-    #[error("{OWNER_KEY} can't be read ({0}); restore an earlier version of the object, or delete it if the prefix is this pipeline's alone")]
+    #[error(
+        "{OWNER_KEY} can't be read ({0}); restore an earlier version of the object, or delete it if the prefix is this pipeline's alone"
+    )]
     Damaged(#[from] serde_json::Error),
-    #[error("{OWNER_KEY} has format {0}, this operator reads up to {VERSION}; run an operator of the version that wrote it, or newer")]
+    #[error(
+        "{OWNER_KEY} has format {0}, this operator reads up to {VERSION}; run an operator of the version that wrote it, or newer"
+    )]
     TooNew(u32),
     #[error("{OWNER_KEY} is being written by others; it is tried again")]
     Busy,
@@ -151,7 +155,9 @@ pub(crate) async fn claim(bucket: &Bucket, me: &Owner, rights: Rights) -> Result
                 let way_out = if rights.own_identity {
                     format!("annotate this one with {ADOPT_ANNOTATION}=true")
                 } else {
-                    format!("delete the object {OWNER_KEY} there (the annotation {ADOPT_ANNOTATION} needs credentials of the pipeline's own)")
+                    format!(
+                        "delete the object {OWNER_KEY} there (the annotation {ADOPT_ANNOTATION} needs credentials of the pipeline's own)"
+                    )
                 };
                 return Err(OwnerError::InUse { place: bucket.describe(), owner, way_out });
             }
@@ -192,7 +198,12 @@ mod tests {
                 Rights { own_identity: false, ..adopt },
                 Claim::InUse,
             ),
-            ("its own before it was made again", Some(owner("other", "logs")), Rights::default(), Claim::Take),
+            (
+                "its own before it was made again",
+                Some(owner("other", "logs")),
+                Rights::default(),
+                Claim::Take,
+            ),
             (
                 "of the same name in another cluster",
                 Some(owner("other", "logs")),

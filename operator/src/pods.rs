@@ -45,7 +45,8 @@ pub(crate) async fn touch(
     for name in pods_to_touch(&pods, before.as_deref(), digest) {
         let patch = serde_json::Map::from_iter([("annotations".to_owned(), annotation(digest))]);
         let patch = serde_json::Map::from_iter([("metadata".to_owned(), patch.into())]);
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(serde_json::Value::Object(patch));
         match call(format!("touch Pod {name}"), api.patch_metadata(name, &parameters, &patch)).await {
             Ok(_) => ctx.metrics.wrote("Pod", "touch"),
@@ -117,7 +118,10 @@ fn of_pod(pod: &Pod) -> Option<String> {
         let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
         match reason {
             Some("ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull") => {
-                Some(format!("the image {} can't be pulled; correct spec.image or imagePullSecrets", container.image))
+                Some(format!(
+                    "the image {} can't be pulled; correct spec.image or imagePullSecrets",
+                    container.image
+                ))
             }
             Some("CreateContainerConfigError" | "CreateContainerError") => {
                 waiting.and_then(|waiting| waiting.message.clone())

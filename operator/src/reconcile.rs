@@ -81,7 +81,10 @@ pub(crate) async fn reconcile(object: Arc<Object>, ctx: Arc<Ctx>) -> Result<Acti
     if result.is_ok() {
         memory.failures = 0;
     }
-    ctx.metrics.reconciled(begun.elapsed(), result.as_ref().err().map(|failed| (failed.step, failed.reason.as_str())));
+    ctx.metrics.reconciled(
+        begun.elapsed(),
+        result.as_ref().err().map(|failed| (failed.step, failed.reason.as_str())),
+    );
     result
 }
 
@@ -156,9 +159,8 @@ async fn make_so(
     };
     let outside = outside::bring(ctx, target, &valid, &plan, &seen, memory).await;
     let outside = outside.with_last_word(last_word(&known_status(pipeline, memory), Type::SchemaReady));
-    let gate = gate::gate(
-        outside.standing(inputs.observed.ingest.is_some(), inputs.observed.syncer.is_some()),
-    );
+    let gate =
+        gate::gate(outside.standing(inputs.observed.ingest.is_some(), inputs.observed.syncer.is_some()));
     let applied = apply::apply(ctx, target, &plan, gate, &seen.objects, memory).await;
     failpoint("after-apply");
     let touched = touch(ctx, target, &plan, &applied, memory).await;
@@ -178,20 +180,31 @@ async fn make_so(
         return Err(unreadable_secrets(&seen));
     }
     if let Some(outside::FailedStep { step, reason, message, wait }) = outside.failed {
-        return Err(Failed { step, reason, message, conflict: false, wait: Some(wait.max(Duration::from_secs(1))) });
+        return Err(Failed {
+            step,
+            reason,
+            message,
+            conflict: false,
+            wait: Some(wait.max(Duration::from_secs(1))),
+        });
     }
     Ok(Action::requeue(next_look(ctx, target, &valid, memory)))
 }
 
 fn unreadable_secrets(seen: &Dereferenced) -> Failed {
-    let (reason, message) = seen.unreadable.first().map_or(("", String::new()), |secret| (secret.reason, secret.message.clone()));
+    let (reason, message) =
+        seen.unreadable.first().map_or(("", String::new()), |secret| (secret.reason, secret.message.clone()));
     Failed { step: "dereference", reason: reason.to_owned(), message, conflict: false, wait: None }
 }
 
 /// The reason of a condition as it was written last.
 fn last_word(status: &LogPipelineStatus, type_: Type) -> Option<&str> {
     let name = type_.to_string();
-    status.conditions.iter().find(|condition| condition.type_ == name).map(|condition| condition.reason.as_str())
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == name)
+        .map(|condition| condition.reason.as_str())
 }
 
 /// While a suspended pipeline empties itself, or one is not Ready, more often.
@@ -253,9 +266,9 @@ async fn look_for_drained(
     memory: &mut Memory,
 ) {
     let scope = names::Scope::of(valid);
-    let stopped = seen.rollout(&scope.ingest(), &target.uid).is_some_and(|rollout| {
-        rollout.current && rollout.wanted == 0 && rollout.pods == 0
-    });
+    let stopped = seen
+        .rollout(&scope.ingest(), &target.uid)
+        .is_some_and(|rollout| rollout.current && rollout.wanted == 0 && rollout.pods == 0);
     if !valid.suspend || !stopped {
         memory.drained = Some(false);
         return;

@@ -95,8 +95,7 @@ async fn serve(args: Args) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::default());
     let client = client(&args, &metrics).await?;
     let address = args.metrics_addr;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| StartError::Port { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Port { address, source })?;
     let stop = stop_on_signal().map_err(StartError::Signals)?;
     let ready = Arc::new(AtomicBool::new(false));
     let served = CancellationToken::new();
@@ -177,8 +176,7 @@ async fn lead(ctx: Arc<Ctx>, namespaces: Vec<String>, stop: CancellationToken) -
 }
 
 fn context(args: &Args, client: Client, metrics: Arc<Metrics>, instance: &str) -> Arc<Ctx> {
-    let reporter =
-        Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(instance.to_owned()) };
+    let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(instance.to_owned()) };
     Arc::new(Ctx {
         recorder: Recorder::new(client.clone(), reporter),
         client,

@@ -153,7 +153,9 @@ impl SecretCache {
             return Ok(cached);
         }
         let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let Some(secret) = call(format!("read Secret {name}"), api.get_opt(name)).await? else { return Ok(None) };
+        let Some(secret) = call(format!("read Secret {name}"), api.get_opt(name)).await? else {
+            return Ok(None);
+        };
         let version = secret.metadata.resource_version.clone().unwrap_or_default();
         self.contents.lock().insert(key, (version.clone(), secret.clone()));
         Ok(Some((version, secret)))
@@ -214,7 +216,8 @@ mod tests {
         // Nothing is asked of it here.
         let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
         let content: Secret =
-            serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}, "stringData": {"k": "v"}})).unwrap();
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}, "stringData": {"k": "v"}}))
+                .unwrap();
         cache.take(None, &mut relist, Event::Apply(secret("a", "1")));
         cache.contents.lock().insert(key("a"), ("1".into(), content));
         cache.take(None, &mut relist, Event::Delete(secret("a", "1")));
@@ -237,7 +240,8 @@ mod tests {
         // Nobody answers.
         let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
         let content = |name: &str| -> Secret {
-            serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "stringData": {"k": "v"}})).unwrap()
+            serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "stringData": {"k": "v"}}))
+                .unwrap()
         };
         for (name, version) in [("changed", "2"), ("new", "1"), ("same", "1")] {
             cache.take(None, &mut relist, Event::Apply(secret(name, version)));
@@ -253,7 +257,10 @@ mod tests {
             .map(|secret| (secret.message.split(':').next().unwrap_or_default(), secret.last_known))
             .collect();
         assert_eq!(unreadable, [("read Secret changed", true), ("read Secret new", false)]);
-        assert_eq!(named.versions.into_iter().collect::<Vec<_>>(), [("changed".into(), "1".into()), ("same".into(), "1".into())]);
+        assert_eq!(
+            named.versions.into_iter().collect::<Vec<_>>(),
+            [("changed".into(), "1".into()), ("same".into(), "1".into())]
+        );
     }
 
     #[test]

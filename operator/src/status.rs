@@ -107,8 +107,14 @@ mod tests {
         });
         let findings = [(Type::SpecValid, Finding::bad(Reason::Unreadable, "no"))];
         let (new, changes) = next_raw(&old, &findings, Some(4), now()).unwrap();
-        assert_eq!((&new["image"], &new["replicas"], &new["lag"]), (&old["image"], &old["replicas"], &old["lag"]));
-        assert_eq!((&new["conditions"][1], &new["conditions"][0]["reason"]), (&condition("SchemaReady"), &"Unreadable".into()));
+        assert_eq!(
+            (&new["image"], &new["replicas"], &new["lag"]),
+            (&old["image"], &old["replicas"], &old["lag"])
+        );
+        assert_eq!(
+            (&new["conditions"][1], &new["conditions"][0]["reason"]),
+            (&condition("SchemaReady"), &"Unreadable".into())
+        );
         assert_eq!(changes.len(), 1);
         assert_eq!(next_raw(&new, &findings, Some(4), Timestamp::from_second(9_000).unwrap()), None);
     }
@@ -125,7 +131,8 @@ mod tests {
     #[test]
     fn nothing_new_is_no_write() {
         let findings = [(Type::SpecValid, Finding::good(Reason::Valid, ""))];
-        let facts = || Facts { generation: Some(3), progress: progress(5), progress_due: true, ..Facts::default() };
+        let facts =
+            || Facts { generation: Some(3), progress: progress(5), progress_due: true, ..Facts::default() };
         let (first, _) = next(&LogPipelineStatus::default(), &findings, facts(), now()).unwrap();
         let later = Timestamp::from_second(9_000).unwrap();
         assert_eq!(next(&first, &findings, facts(), later), None);
@@ -152,6 +159,9 @@ mod tests {
         };
         let facts = Facts { generation: Some(1), ..Facts::default() };
         let (new, _) = next(&old, &[], facts, now()).unwrap();
-        assert_eq!((new.image.as_deref(), new.lag.as_deref(), new.replicas), (Some("spillway:1"), Some("5m"), Some(2)));
+        assert_eq!(
+            (new.image.as_deref(), new.lag.as_deref(), new.replicas),
+            (Some("spillway:1"), Some("5m"), Some(2))
+        );
     }
 }

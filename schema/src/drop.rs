@@ -118,7 +118,10 @@ pub async fn drop_all(
     while let Some(Removal { object, sql }) = drops.next() {
         // Dropping the views took its time, and somebody may have begun to load here.
         let rows = [spec.records(), spec.local(&spec.table)].contains(&object);
-        if rows && has_foreign_rows(client, spec, &Existing::read(client, spec, &names(spec)).await?, pipeline).await? {
+        if rows
+            && has_foreign_rows(client, spec, &Existing::read(client, spec, &names(spec)).await?, pipeline)
+                .await?
+        {
             let by_hand = std::iter::once(sql).chain(by_hand(drops)).collect();
             return Ok(Dropped::Kept { why: WhyKept::ForeignRows, by_hand });
         }

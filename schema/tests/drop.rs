@@ -105,7 +105,9 @@ async fn dropping_that_broke_off_is_finished_by_the_next_run() {
     for object in ["VIEW observability.logs_error_rate_feed", "TABLE observability.logs"] {
         run(&client, &format!("DROP {object}")).await;
     }
-    let Dropped::All(dropped) = drop_all(&client, &spec(), Some(PIPELINE)).await.unwrap() else { panic!("kept") };
+    let Dropped::All(dropped) = drop_all(&client, &spec(), Some(PIPELINE)).await.unwrap() else {
+        panic!("kept")
+    };
     assert_eq!(dropped.len(), 9);
     assert_eq!(tables(&client).await, Vec::<Value>::new());
     let elsewhere = SchemaSpec::new("nowhere", "logs");

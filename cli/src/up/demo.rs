@@ -94,8 +94,7 @@ pub async fn run(up: &Up) -> Result<(), DemoError> {
 async fn send(up: &Up, run: &str) -> Result<Vec<Sent>, DemoError> {
     let url = format!("{}/v1/drain", up.http_url());
     // It is this process that is asked. Its certificate is for the name under which others know it.
-    let client =
-        reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap_or_default();
+    let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap_or_default();
     let mut requests = JoinSet::new();
     for (project, key) in up.keys.iter().take(PROJECTS) {
         let Ok(project) = ProjectId::parse(project) else { continue };

@@ -103,10 +103,9 @@ impl Pair {
     /// # Errors
     /// When they are not a certificate with its key.
     pub(crate) fn read(files: &TlsSettings, provider: &CryptoProvider) -> Result<Self, CertificateError> {
-        let (cert, key) = steady(|| Ok((read(&files.cert_file)?, read(&files.key_file)?)))?
-            .ok_or_else(|| CertificateError::Unsteady {
-                cert: files.cert_file.clone(),
-                key: files.key_file.clone(),
+        let (cert, key) =
+            steady(|| Ok((read(&files.cert_file)?, read(&files.key_file)?)))?.ok_or_else(|| {
+                CertificateError::Unsteady { cert: files.cert_file.clone(), key: files.key_file.clone() }
             })?;
         Self::parse(files, &cert, &key, provider)
     }

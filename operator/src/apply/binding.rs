@@ -87,9 +87,19 @@ mod tests {
         for (what, live, settled, expected) in [
             ("made", None, Settled::default(), &["new"][..]),
             ("changed", Some(&["old"][..]), Settled::default(), &["new", "old"]),
-            ("rolling out, or held by a refused migration", Some(&["new", "old"]), Settled::default(), &["new", "old"]),
+            (
+                "rolling out, or held by a refused migration",
+                Some(&["new", "old"]),
+                Settled::default(),
+                &["new", "old"],
+            ),
             ("changed twice", Some(&["newer", "old"]), Settled::default(), &["new", "newer", "old"]),
-            ("old pods are ending", Some(&["new", "old"]), Settled { now: true, ..Settled::default() }, &["new", "old"]),
+            (
+                "old pods are ending",
+                Some(&["new", "old"]),
+                Settled { now: true, ..Settled::default() },
+                &["new", "old"],
+            ),
             ("gone", Some(&["new", "old"]), gone, &["new"]),
             ("the same", Some(&["new"]), Settled::default(), &["new"]),
             ("emptied by hand", Some(&[]), Settled::default(), &["new"]),

@@ -126,9 +126,14 @@ mod tests {
     fn what_lasts_is_counted_from_its_beginning() {
         let begin = Instant::now();
         let mut pace = Pace::default();
-        for (seconds, settled, gone) in
-            [(0, true, false), (59, true, false), (60, true, true), (61, false, false), (62, true, false), (122, true, true)]
-        {
+        for (seconds, settled, gone) in [
+            (0, true, false),
+            (59, true, false),
+            (60, true, true),
+            (61, false, false),
+            (62, true, false),
+            (122, true, true),
+        ] {
             let now = begin + Duration::from_secs(seconds);
             assert_eq!(pace.old_pods_are_gone(settled, now), gone, "after {seconds} s");
         }

@@ -33,7 +33,8 @@ fn pods(deployment: &Deployment) -> Option<&PodSpec> {
 
 fn acts_by(rollout: &Rollout, wanted: Option<&PodSpec>) -> bool {
     let account = wanted.and_then(|pods| pods.service_account_name.as_ref());
-    rollout.config_maps == inventory::config_maps(wanted) && rollout.workload.service_account.as_ref() == account
+    rollout.config_maps == inventory::config_maps(wanted)
+        && rollout.workload.service_account.as_ref() == account
 }
 
 #[cfg(test)]

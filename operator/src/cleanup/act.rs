@@ -77,7 +77,9 @@ pub(crate) async fn clean_up(
             Ok(Some(now)) => match verdict(&said(&now, &memory.course), limit) {
                 Some(release) => return let_go(ctx, target, &now, release, None, memory).await,
                 // Its data may be elsewhere than we thought.
-                None if now.meta().generation != object.meta().generation => return Ok(Action::requeue(PAUSE)),
+                None if now.meta().generation != object.meta().generation => {
+                    return Ok(Action::requeue(PAUSE));
+                }
                 None => delete(ctx, target, next, &place, memory).await,
             },
             Ok(None) => return Ok(Action::await_change()),

@@ -85,7 +85,9 @@ pub(super) async fn empty(
     let advanced = emptying.deleted + emptying.foreign > before;
     match ended {
         Ok(Ok(())) => {}
-        Ok(Err(BucketError::NoSuchBucket { .. })) => return Ok(Outcome::Done(format!("{name} does not exist"))),
+        Ok(Err(BucketError::NoSuchBucket { .. })) => {
+            return Ok(Outcome::Done(format!("{name} does not exist")));
+        }
         _ if advanced => return Ok(Outcome::Advanced),
         Ok(Err(error)) => return Err(error.to_string()),
         Err(_) => return Err(format!("{name} did not answer in time")),
@@ -132,7 +134,9 @@ fn not_ours(owner: Option<&Owner>, manifest: bool, target: &Target, bucket: &str
 }
 
 fn nobodys(bucket: &str) -> String {
-    format!("{bucket} has data, but no {OWNER_KEY} that says whose it is; delete it by hand if nobody misses it")
+    format!(
+        "{bucket} has data, but no {OWNER_KEY} that says whose it is; delete it by hand if nobody misses it"
+    )
 }
 
 /// The bucket goes only after its tables: what is left of them is identified by the manifest.
@@ -172,8 +176,7 @@ mod tests {
     use super::*;
 
     fn target(uid: &str) -> Target {
-        let mut pipeline =
-            spillway_crds::LogPipeline::new("logs", spillway_crds::LogPipelineSpec::default());
+        let mut pipeline = spillway_crds::LogPipeline::new("logs", spillway_crds::LogPipelineSpec::default());
         pipeline.metadata.namespace = Some("ns".to_owned());
         pipeline.metadata.uid = Some(uid.to_owned());
         Target::of(&pipeline).unwrap()

@@ -11,14 +11,17 @@ use crate::{
 };
 
 pub(super) async fn say_begun(ctx: &Ctx, target: &Target) {
-    let note = "deletionPolicy is Delete: ingest is stopped, then the syncer; then tables and staged objects go";
+    let note =
+        "deletionPolicy is Delete: ingest is stopped, then the syncer; then tables and staged objects go";
     events::publish(ctx, &target.reference, Reason::CleaningUp, note).await;
 }
 
 pub(super) async fn say_failed(ctx: &Ctx, target: &Target, why: &str) {
     tracing::warn!(pipeline = target.name, namespace = target.namespace, "cleaning up: {why}");
     let seconds = ctx.config.cleanup_timeout.as_secs();
-    let note = format!("{why}; given up after {seconds} s without progress, or at once with the annotation {SKIP_ANNOTATION}=true");
+    let note = format!(
+        "{why}; given up after {seconds} s without progress, or at once with the annotation {SKIP_ANNOTATION}=true"
+    );
     events::publish(ctx, &target.reference, Reason::CleanupFailed, note).await;
 }
 

@@ -73,14 +73,23 @@ pub(super) async fn stop(ctx: &Ctx, target: &Target, component: Component) -> Re
     let Some(deployment) = owned(ctx, target, component).await? else { return Ok(()) };
     let name = deployment.metadata.name.unwrap_or_default();
     let object = |pairs: Vec<(&str, serde_json::Value)>| -> serde_json::Value {
-        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<serde_json::Map<_, _>>().into()
+        pairs
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     };
     // With the uid along, so that no other object of that name is scaled.
     let metadata = object(vec![("uid", deployment.metadata.uid.unwrap_or_default().into())]);
     let patch = object(vec![("metadata", metadata), ("spec", object(vec![("replicas", 0.into())]))]);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let api: Api<Deployment> = Api::namespaced(ctx.client.clone(), &target.namespace);
-    match call(format!("scale Deployment {name} to zero"), api.patch(&name, &parameters, &Patch::Merge(&patch))).await {
+    match call(
+        format!("scale Deployment {name} to zero"),
+        api.patch(&name, &parameters, &Patch::Merge(&patch)),
+    )
+    .await
+    {
         Ok(_) => ctx.metrics.wrote("Deployment", "stop"),
         Err(error) if error.is_not_found() || error.is_conflict() => {}
         Err(error) => return Err(error),

@@ -228,7 +228,8 @@ async fn objects(feed: Arc<Feed>, kind: Kind, listed: Option<Listed>) {
         None => Api::all_with(client, &resource),
     };
     let config = watcher::Config::default().any_semantic().labels(OWNED);
-    let seen = |object: PartialObjectMeta<DynamicObject>| Seen { metadata: object.metadata, ..Seen::default() };
+    let seen =
+        |object: PartialObjectMeta<DynamicObject>| Seen { metadata: object.metadata, ..Seen::default() };
     let events = watcher(api, config).default_backoff().map_ok(move |event| map(event, seen));
     take_in(feed, kind, events, listed).await;
 }

@@ -10,7 +10,12 @@ use kube::{
 use spillway_crds::DeletionPolicy;
 
 use super::Ref;
-use crate::{cleanup::{FINALIZER, what_is_kept}, dereference::secret_names, digest, reconcile::Object};
+use crate::{
+    cleanup::{FINALIZER, what_is_kept},
+    dereference::secret_names,
+    digest,
+    reconcile::Object,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -48,7 +53,8 @@ impl Registry {
                 self.listed.insert(reference.clone());
                 let now = known(object);
                 let before = self.known.insert(reference.clone(), now.clone());
-                let changed = if before.as_ref() == Some(&now) { Vec::new() } else { vec![reference.clone()] };
+                let changed =
+                    if before.as_ref() == Some(&now) { Vec::new() } else { vec![reference.clone()] };
                 // Deleted and made again while the watch was away.
                 let gone = before.filter(|before| before.uid != now.uid).map(|before| (reference, before));
                 News { changed, gone: gone.into_iter().collect() }
@@ -60,7 +66,8 @@ impl Registry {
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut self.listed);
-                let gone: Vec<_> = self.known.extract_if(|reference, _| !listed.contains(reference)).collect();
+                let gone: Vec<_> =
+                    self.known.extract_if(|reference, _| !listed.contains(reference)).collect();
                 News { changed: Vec::new(), gone }
             }
         }
@@ -84,7 +91,8 @@ impl Registry {
 
     /// Secrets that any pipeline of a namespace names.
     pub(crate) fn named_in(&self, namespace: &str) -> HashSet<String> {
-        let here = self.known.iter().filter(|(reference, _)| reference.namespace.as_deref() == Some(namespace));
+        let here =
+            self.known.iter().filter(|(reference, _)| reference.namespace.as_deref() == Some(namespace));
         here.flat_map(|(_, known)| known.secrets.iter().cloned()).collect()
     }
 }
@@ -117,7 +125,9 @@ fn kept(object: &Object) -> Option<String> {
         Ok(pipeline) => {
             let why = match pipeline.spec.deletion_policy.unwrap_or_default() {
                 DeletionPolicy::Retain => "as deletionPolicy Retain says",
-                DeletionPolicy::Delete => "because it was deleted before the operator could hold it for its cleanup",
+                DeletionPolicy::Delete => {
+                    "because it was deleted before the operator could hold it for its cleanup"
+                }
             };
             format!("{} are left, {why}", what_is_kept(pipeline))
         }

@@ -21,7 +21,8 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
     let now = Instant::now();
     // A little less than the tick, which would else miss every second beat.
-    let tick = memory.unready_since.map_or(ctx.config.tick, |since| next_look(since.elapsed(), ctx.config.tick));
+    let tick =
+        memory.unready_since.map_or(ctx.config.tick, |since| next_look(since.elapsed(), ctx.config.tick));
     let pause = tick.mul_f64(0.8);
     if memory.reading.as_ref().is_some_and(|reading| now.duration_since(reading.at) < pause) {
         return;
@@ -33,9 +34,9 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
     let read = timeout(READ_LIMIT, open.bucket.get(STATUS_KEY)).await;
     let known = memory.reading.take().and_then(|reading| reading.progress);
     let progress = match read {
-        Ok(Ok(Some((bytes, _)))) => serde_json::from_slice::<Status>(&bytes)
-            .ok()
-            .map(|status| lag::progress(&status, UnixMs::now())),
+        Ok(Ok(Some((bytes, _)))) => {
+            serde_json::from_slice::<Status>(&bytes).ok().map(|status| lag::progress(&status, UnixMs::now()))
+        }
         Ok(Ok(None)) => None,
         // Not known now; what was known stays, and a bucket that hangs is not asked at once again. Its condition
         // should say so before the resync does.
@@ -45,7 +46,10 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
         }
     };
     // Nothing is loaded: is there a server at all?
-    if progress.as_ref().is_some_and(|progress: &lag::Progress| progress.late || (progress.stale && !progress.empty)) {
+    if progress
+        .as_ref()
+        .is_some_and(|progress: &lag::Progress| progress.late || (progress.stale && !progress.empty))
+    {
         doubt(memory.outside.schema.as_mut(), now);
     }
     memory.reading = Some(Reading { at: now, progress });
@@ -89,7 +93,8 @@ mod tests {
 
     #[test]
     fn records_of_a_newer_version_are_staged_records() {
-        let file = |version| format!("shop/api/20260131T235959042Z-a-0000000007-v{version}-100-54300.json.gz");
+        let file =
+            |version| format!("shop/api/20260131T235959042Z-a-0000000007-v{version}-100-54300.json.gz");
         for (key, staged) in [
             (file(1), true),
             (file(9), true),

@@ -50,7 +50,10 @@ pub(super) async fn say(
     let State { target, pipeline, valid, plan, seen } = state;
     let scope = names::Scope::of(valid);
     let part = |component: names::Component, decision: Decision| {
-        let mine = |name: &str| (component == names::Component::Syncer) == (name == scope.syncer() || name.starts_with(&format!("{}-", scope.syncer())));
+        let mine = |name: &str| {
+            (component == names::Component::Syncer)
+                == (name == scope.syncer() || name.starts_with(&format!("{}-", scope.syncer())))
+        };
         findings::Component {
             rollout: seen.rollout(&scope.name(component), &target.uid),
             decision,
@@ -84,7 +87,8 @@ pub(super) async fn say(
         (Type::IngestAvailable, findings::ingest(&ingest)),
         (Type::SyncerAvailable, findings::syncer(&syncer, holder.as_deref(), progress)),
     ];
-    let unknown = leave_out_unanswered(&mut parts, &known_status(pipeline, memory), pipeline.metadata.generation);
+    let unknown =
+        leave_out_unanswered(&mut parts, &known_status(pipeline, memory), pipeline.metadata.generation);
     let facts = Facts {
         generation: pipeline.metadata.generation,
         ingest: Some(facts_of_ingest(ingest.rollout, &scope)),
@@ -138,12 +142,9 @@ fn spec(plan: &Plan, seen: &Dereferenced, outside: &Outside) -> Finding {
 fn facts_of_ingest(rollout: Option<&Rollout>, scope: &names::Scope) -> Ingest {
     let selector = scope.selector_text(names::Component::Ingest);
     match rollout {
-        Some(rollout) => Ingest {
-            replicas: rollout.pods,
-            available: rollout.available,
-            wanted: rollout.wanted,
-            selector,
-        },
+        Some(rollout) => {
+            Ingest { replicas: rollout.pods, available: rollout.available, wanted: rollout.wanted, selector }
+        }
         None => Ingest { selector, ..Ingest::default() },
     }
 }
@@ -155,7 +156,8 @@ async fn trouble(
     component: names::Component,
     rollout: Option<&Rollout>,
 ) -> Option<String> {
-    rollout.filter(|rollout| rollout.pods > 0 && !(rollout.settled() && rollout.available >= rollout.wanted))?;
+    rollout
+        .filter(|rollout| rollout.pods > 0 && !(rollout.settled() && rollout.available >= rollout.wanted))?;
     pods::trouble(ctx, target, component).await.ok().flatten()
 }
 
@@ -202,7 +204,8 @@ pub(super) async fn say_invalid(
     memory: &mut Memory,
     problems: String,
 ) -> Result<Action, Failed> {
-    let unknown = || Finding::unknown(Reason::SpecInvalid, "not looked at while SpecValid is False; what runs goes on");
+    let unknown =
+        || Finding::unknown(Reason::SpecInvalid, "not looked at while SpecValid is False; what runs goes on");
     let mut parts = vec![
         (Type::SpecValid, Finding::bad(Reason::Invalid, problems)),
         (Type::TenantsValid, unknown()),
@@ -232,7 +235,8 @@ fn observed_parts(target: &Target, pipeline: &LogPipeline, seen: &Dereferenced) 
     let (ingest, syncer) = (part("ingest"), part("syncer"));
     let holder = seen.holder(&format!("{}-syncer", target.name));
     let of_ingest = if ingest.rollout.is_some() { findings::ingest(&ingest) } else { none() };
-    let of_syncer = if syncer.rollout.is_some() { findings::syncer(&syncer, holder.as_deref(), None) } else { none() };
+    let of_syncer =
+        if syncer.rollout.is_some() { findings::syncer(&syncer, holder.as_deref(), None) } else { none() };
     vec![(Type::IngestAvailable, of_ingest), (Type::SyncerAvailable, of_syncer)]
 }
 
@@ -300,7 +304,9 @@ async fn settle_status(
     facts: Facts,
 ) -> Result<bool, Failed> {
     let old = known_status(pipeline, memory);
-    let Some((new, changes)) = status::next(&old, findings, facts, Timestamp::now()) else { return Ok(false) };
+    let Some((new, changes)) = status::next(&old, findings, facts, Timestamp::now()) else {
+        return Ok(false);
+    };
     if new.backlog != old.backlog || new.lag != old.lag {
         memory.progress_written = Some(Instant::now());
     }
@@ -325,10 +331,9 @@ pub(super) async fn write_status(
 /// object's version.
 async fn apply_status(ctx: &Ctx, target: &Target, status: serde_json::Value) -> Result<u64, ApiError> {
     let json = |source| ApiError::Json { what: "write the status".to_owned(), source };
-    let mut value = serde_json::to_value(
-        LogPipeline::new(&target.name, spillway_crds::LogPipelineSpec::default()),
-    )
-    .map_err(json)?;
+    let mut value =
+        serde_json::to_value(LogPipeline::new(&target.name, spillway_crds::LogPipelineSpec::default()))
+            .map_err(json)?;
     if let Some(object) = value.as_object_mut() {
         object.remove("spec");
         object.insert("status".to_owned(), status);

@@ -1,10 +1,10 @@
 //! Two pipelines that name the same bucket, and a cleanup that somebody calls off late.
 
-use kube::Api;
-use kube::api::{DeleteParams, ListParams};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 use spillway_crds::LogPipeline;
 use spillway_tests::kubernetes::operator::{Operator, Options};
