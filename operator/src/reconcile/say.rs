@@ -277,7 +277,14 @@ pub(super) async fn say_unreadable(
     let old = found.data.get_mut("status").map(serde_json::Value::take).unwrap_or_default();
     let generation = found.metadata.generation;
     if let Some((new, changes)) = status::next_raw(&old, &all, generation, Timestamp::now()) {
-        apply_status(ctx, target, new).await.map_err(Failed::at("status"))?;
+        // Server-side apply needs an object of the schema's types, which this one may not be.
+        let patch = serde_json::json!({"metadata": {"uid": target.uid}, "status": new});
+        let parameters =
+            PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patch = Patch::Merge(&patch);
+        let written = api.patch_status(&target.name, &parameters, &patch);
+        call("write the status", written).await.map_err(Failed::at("status"))?;
+        ctx.metrics.wrote("LogPipeline", "status");
         events::publish_changes(ctx, &target.reference, &changes).await;
     }
     Ok(Action::requeue(jittered(ctx.config.resync, &target.uid)))

@@ -189,12 +189,12 @@ async fn a_secret_without_its_entry_is_named(space: &mut Space) -> Operator {
 
 async fn wrong_bucket_credentials_are_named_and_correcting_them_is_enough(space: &mut Space) -> Operator {
     let access = ("access_key_id", spillway_tests::minio::ACCESS_KEY);
-    space.write_secret("bucket", &[access, ("secret_access_key", "wrong")]).await;
+    space.write_secret("bucket", &[access, ("secret_access_key", "not-the-key-of-minio")]).await;
     space.create(&pipelines::pipeline(space)).await;
     let operator = space.operator().await;
     let condition = space.condition("BucketReady", "False", None).await;
     space.expect_event(&condition.reason);
-    assert!(!condition.message.contains("wrong"), "the message holds a secret: {}", condition.message);
+    assert!(!condition.message.contains("not-the-key"), "the message holds a secret: {}", condition.message);
     space.condition("IngestAvailable", "False", Some("WaitingForBucket")).await;
     space.write_secret("bucket", &[access, ("secret_access_key", spillway_tests::minio::SECRET_KEY)]).await;
     space.is_ready().await;

@@ -192,6 +192,9 @@ mod functions {
 
     async fn a_pipeline_that_can_not_be_read_stops_no_other(space: &mut Space) -> Operator {
         let kept = Poison::put(space).await;
+        // What is said of it, and of its end.
+        space.expect_event("Unreadable");
+        space.expect_event("Kept");
         let operator = space.ready_pipeline().await;
         space.change_spec(json!({"ingest": {"replicas": 3}})).await;
         space.is_ready().await;
