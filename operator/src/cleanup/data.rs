@@ -109,7 +109,7 @@ async fn open(
 ) -> Result<(Bucket, u64), String> {
     let Known { valid, plan, seen } = place.known()?;
     let inputs = outside::bucket_inputs(target, valid, &plan.bucket, seen);
-    let opened = outside::open(ctx, target, valid, &plan.bucket, seen, memory, inputs).await;
+    let opened = outside::open(ctx, target, valid, &plan.bucket, seen, &mut memory.outside, inputs).await;
     Ok((opened.map_err(|error| error.to_string())?, inputs))
 }
 
