@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use k8s_openapi::{
-    api::{
-        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
-        core::v1::{
-            ConfigMap, Container, ExecAction, KeyToPath, Lifecycle, LifecycleHandler, ProjectedVolumeSource,
-            SecretProjection, Volume, VolumeProjection,
-        },
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{
+        ConfigMap, Container, ExecAction, KeyToPath, Lifecycle, LifecycleHandler, ProjectedVolumeSource,
+        SecretProjection, Volume, VolumeProjection,
     },
-    apimachinery::pkg::util::intstr::IntOrString,
 };
 use spillway_crds::{ValidatedPipeline, validate};
 use spillway_model::settings::Span;
@@ -57,31 +54,7 @@ pub fn deployment(
         grace_seconds: grace_seconds(&pipeline.ingest),
         ca_hash: secrets::ca_hash(&secrets::ingest_authorities(pipeline), &inputs.secrets, observed),
     };
-    Deployment {
-        metadata: scope.meta(&scope.ingest(), Component::Ingest),
-        spec: Some(DeploymentSpec {
-            replicas: replicas.applied(),
-            selector: scope.selector(Component::Ingest),
-            // No pod goes before another has taken its place.
-            strategy: Some(rolling("25%")),
-            revision_history_limit: Some(pod::REVISIONS),
-            template: pod::template(scope, Component::Ingest, pod),
-            ..DeploymentSpec::default()
-        }),
-        status: None,
-    }
-}
-
-/// Never fewer pods than wanted, and so many more at a time.
-#[must_use]
-pub fn rolling(surge: &str) -> DeploymentStrategy {
-    DeploymentStrategy {
-        type_: Some("RollingUpdate".to_owned()),
-        rolling_update: Some(RollingUpdateDeployment {
-            max_unavailable: Some(IntOrString::Int(0)),
-            max_surge: Some(IntOrString::String(surge.to_owned())),
-        }),
-    }
+    pod::deployment(scope, Component::Ingest, replicas.applied(), "25%", pod)
 }
 
 fn container(pipeline: &ValidatedPipeline, image: &str) -> Container {

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{
-        Capabilities, ConfigMap, ConfigMapVolumeSource, Container, HTTPGetAction, KeyToPath,
-        LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-        SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Capabilities, ConfigMap, ConfigMapVolumeSource, Container, HTTPGetAction, KeyToPath,
+            LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume,
+            VolumeMount,
+        },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -25,7 +29,7 @@ const USER: i64 = 65_532;
 pub const SECRET_MODE: i32 = 0o440;
 
 /// Earlier templates that are kept, each with its settings.
-pub const REVISIONS: i32 = 3;
+const REVISIONS: i32 = 3;
 
 /// A component's pods.
 pub struct Pod {
@@ -87,9 +91,38 @@ impl Mount {
     }
 }
 
-/// The template of a component's pods.
+/// A component's pods as a Deployment. None goes before another has taken its place, and `surge` more come at a time.
 #[must_use]
-pub fn template(scope: &Scope, component: Component, pod: Pod) -> PodTemplateSpec {
+pub fn deployment(
+    scope: &Scope,
+    component: Component,
+    replicas: Option<i32>,
+    surge: &str,
+    pod: Pod,
+) -> Deployment {
+    let strategy = DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_unavailable: Some(IntOrString::Int(0)),
+            max_surge: Some(IntOrString::String(surge.to_owned())),
+        }),
+    };
+    Deployment {
+        metadata: scope.meta(&scope.name(component), component),
+        spec: Some(DeploymentSpec {
+            replicas,
+            selector: scope.selector(component),
+            strategy: Some(strategy),
+            revision_history_limit: Some(REVISIONS),
+            template: template(scope, component, pod),
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The template of a component's pods.
+fn template(scope: &Scope, component: Component, pod: Pod) -> PodTemplateSpec {
     let Pod {
         mut container,
         mounts,

@@ -1,13 +1,13 @@
 //! The Deployment of the syncer: a leader and a warm standby.
 
 use k8s_openapi::api::{
-    apps::v1::{Deployment, DeploymentSpec},
+    apps::v1::Deployment,
     core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, ObjectFieldSelector},
 };
 use spillway_crds::ValidatedPipeline;
 
 use super::{
-    Inputs, access, ingest,
+    Inputs, access,
     names::{Component, Scope},
     network,
     pod::{self, Mount, Pod},
@@ -44,18 +44,7 @@ pub fn deployment(
         grace_seconds: GRACE_SECONDS,
         ca_hash: secrets::ca_hash(&secrets::syncer_authorities(pipeline), &inputs.secrets, observed),
     };
-    Deployment {
-        metadata: scope.meta(&scope.syncer(), Component::Syncer),
-        spec: Some(DeploymentSpec {
-            replicas: Some(replicas),
-            selector: scope.selector(Component::Syncer),
-            strategy: Some(ingest::rolling("50%")),
-            revision_history_limit: Some(pod::REVISIONS),
-            template: pod::template(scope, Component::Syncer, pod),
-            ..DeploymentSpec::default()
-        }),
-        status: None,
-    }
+    pod::deployment(scope, Component::Syncer, Some(replicas), "50%", pod)
 }
 
 fn container(pipeline: &ValidatedPipeline, image: &str) -> Container {
