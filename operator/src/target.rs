@@ -1,10 +1,15 @@
 //! The pipeline that is being reconciled.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{Api, Client, Resource, core::ApiResource};
+use kube::{Api, Client, Resource, api::ListParams, core::ApiResource};
+use serde::de::DeserializeOwned;
 use spillway_crds::LogPipeline;
 
-use crate::{inventory::PipelineRef, owner::ADOPT_ANNOTATION};
+use crate::{
+    errors::{ApiError, call},
+    inventory::PipelineRef,
+    owner::ADOPT_ANNOTATION,
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -33,6 +38,20 @@ impl Target {
 
     pub(crate) fn pipelines(&self, client: &Client) -> Api<LogPipeline> {
         Api::namespaced(client.clone(), &self.namespace)
+    }
+
+    /// The object as the API server has it, and not a watch: somebody may have changed their mind. Listed, because that
+    /// is a right which the operator has anyway. `None`: it is gone, or another one has its name.
+    ///
+    /// # Errors
+    /// When the API server doesn't say.
+    pub(crate) async fn live<K>(&self, api: &Api<K>) -> Result<Option<K>, ApiError>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let parameters = ListParams::default().fields(&format!("metadata.name={}", self.name));
+        let found = call("read the pipeline", api.list(&parameters)).await?;
+        Ok(found.items.into_iter().find(|found| found.meta().uid.as_ref() == Some(&self.uid)))
     }
 
     pub(crate) fn objects(&self, client: &Client, resource: &ApiResource) -> Api<kube::core::DynamicObject> {

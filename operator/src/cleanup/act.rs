@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, Resource as _, ResourceExt as _, api::ListParams, runtime::controller::Action};
+use kube::{Api, Resource as _, ResourceExt as _, runtime::controller::Action};
 use spillway_crds::DeletionPolicy;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backoff::delay,
     ctx::Ctx,
-    errors::{ApiError, call},
+    errors::ApiError,
     failpoint::failpoint,
     finalizers,
     memory::Memory,
@@ -141,13 +141,8 @@ async fn stop(ctx: &Ctx, target: &Target, component: Component) -> Result<Durati
     workloads::stop(ctx, target, component).await.map(|()| PAUSE).map_err(|error| error.to_string())
 }
 
-/// The object as the API server has it: somebody may have changed their mind. Listed, because that is a right which
-/// the operator has anyway.
 async fn live(ctx: &Ctx, target: &Target) -> Result<Option<Object>, ApiError> {
-    let api: Api<Object> = Api::namespaced(ctx.client.clone(), &target.namespace);
-    let parameters = ListParams::default().fields(&format!("metadata.name={}", target.name));
-    let found = call("read the pipeline", api.list(&parameters)).await?;
-    Ok(found.items.into_iter().find(|object| object.uid().as_deref() == Some(&target.uid)))
+    target.live(&Api::namespaced(ctx.client.clone(), &target.namespace)).await
 }
 
 /// Takes tables or bucket away, until that is done or somebody calls it off. Answers with when to look again.

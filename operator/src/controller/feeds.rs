@@ -169,7 +169,7 @@ async fn pipelines(feed: Arc<Feed>, writer: Writer<Object>, listed: Listed) {
     let api: Api<Object> = api(&feed.ctx.client, feed.scope.as_deref());
     let config = watcher::Config::default().any_semantic();
     // The store has the object before anybody is woken for it.
-    let events = reflector(writer, watcher(api, config).default_backoff().map_ok(|event| event));
+    let events = reflector(writer, watcher(api, config).default_backoff());
     follow("LogPipelines", events, Some(listed), |event| {
         let (news, count) = {
             let mut registry = feed.registry.lock();

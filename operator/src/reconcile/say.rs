@@ -5,7 +5,7 @@ use std::time::Instant;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
     core::{ApiResource, DynamicObject},
     runtime::controller::Action,
 };
@@ -269,9 +269,7 @@ pub(super) async fn say_unreadable(
     let all = vec![(Type::Ready, ready), (Type::SpecValid, finding)];
     let resource = ApiResource::erase::<LogPipeline>(&());
     let api: Api<DynamicObject> = target.objects(&ctx.client, &resource);
-    let parameters = ListParams::default().fields(&format!("metadata.name={}", target.name));
-    let found = call("read the pipeline", api.list(&parameters)).await.map_err(Failed::at("status"))?;
-    let found = found.items.into_iter().find(|found| found.metadata.uid.as_ref() == Some(&target.uid));
+    let found = target.live(&api).await.map_err(Failed::at("status"))?;
     let Some(mut found) = found else { return Ok(Action::await_change()) };
     // Its status may be unreadable, too: taken as it is, nothing of it gets lost.
     let old = found.data.get_mut("status").map(serde_json::Value::take).unwrap_or_default();
