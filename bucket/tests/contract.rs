@@ -8,6 +8,9 @@ mod child;
 #[path = "../../tests/src/minio.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
 mod minio;
+#[path = "../../tests/src/tools.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
+mod tools;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};

@@ -99,7 +99,7 @@ fn python() -> PathBuf {
         .find_map(|line| line.strip_prefix("chdb-core=="))
         .and_then(|rest| rest.split_whitespace().next())
         .expect("the pinned version");
-    let path = crate::minio::cache().join(format!("chdb-{version}/bin/python"));
+    let path = crate::tools::cache().join(format!("chdb-{version}/bin/python"));
     assert!(path.exists(), "{} is missing: run tests/tools/install.sh", path.display());
     path
 }

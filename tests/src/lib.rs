@@ -22,6 +22,7 @@ pub mod process;
 pub mod proxy;
 pub mod stage;
 pub mod strace;
+pub mod tools;
 pub mod traffic;
 pub mod verdict;
 pub mod wait;

@@ -10,14 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::child::{Guard, free_port, tail};
+use super::tools::tool;
 
 pub const ACCESS_KEY: &str = "spillway-test";
 pub const SECRET_KEY: &str = "spillway-test-secret";
 pub const BUCKET: &str = "logs";
 pub const REGION: &str = "us-east-1";
-
-/// The pinned version, from the go.mod that builds it.
-const GO_MOD: &str = include_str!("../tools/minio/go.mod");
 
 pub struct Minio {
     child: Option<(Guard, Child)>,
@@ -44,7 +42,7 @@ impl Minio {
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "MinIO is already running");
         let log = File::options().create(true).append(true).open(self.log()).expect("the log file");
-        let child = Command::new(binary())
+        let child = Command::new(tool("minio", "github.com/minio/minio").expect("MinIO is built"))
             .args(["server", "--quiet", "--address"])
             .arg(format!("127.0.0.1:{}", self.port))
             .arg(self.dir.path().join("data"))
@@ -124,22 +122,4 @@ fn answers(port: u16) -> bool {
         Ok(answer.contains("AccessDenied"))
     };
     ask().unwrap_or(false)
-}
-
-fn binary() -> PathBuf {
-    let version = GO_MOD
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("github.com/minio/minio "))
-        .and_then(|rest| rest.split_whitespace().next())
-        .expect("the pinned version");
-    let path = cache().join("tools").join(format!("minio-{version}"));
-    assert!(path.exists(), "{} is missing: run tests/tools/install.sh", path.display());
-    path
-}
-
-/// Where tests/tools/install.sh puts what it builds.
-pub fn cache() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
-    base.expect("HOME is set").join("spillway")
 }

@@ -7,6 +7,8 @@ pub mod child;
 #[path = "../../../tests/src/minio.rs"]
 pub mod minio;
 pub mod relay;
+#[path = "../../../tests/src/tools.rs"]
+pub mod tools;
 
 use std::sync::LazyLock;
 

@@ -37,10 +37,9 @@ fn stop_shims(state: &State) {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command);
         let is_shim = command.split('\0').next().is_some_and(|program| program.contains("containerd-shim"));
-        if is_shim && command.split('\0').any(|argument| argument.starts_with(&ours)) {
-            if let Some(pid) = Pid::from_raw(pid) {
-                kill_process(pid, Signal::KILL).ok();
-            }
+        let is_ours = command.split('\0').any(|argument| argument.starts_with(&ours));
+        if let Some(pid) = Pid::from_raw(pid).filter(|_| is_shim && is_ours) {
+            kill_process(pid, Signal::KILL).ok();
         }
     }
 }

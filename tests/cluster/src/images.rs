@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
 use crate::image::Image;
 use crate::net::{self, NODES};
-use crate::{State, node, tools};
+use crate::{State, built, node, tools};
 
 /// Spillway's programs.
 pub const SPILLWAY: &str = "localhost/spillway/spillway:test";
@@ -52,7 +52,7 @@ pub fn spillway(built: &Path, scratch: &Path) -> Result<Image> {
 /// When MinIO isn't built.
 pub fn minio() -> Result<Image> {
     let mut image = Image::new(MINIO);
-    let from = tools::cache().join("tools").join(format!("minio-{}", tools::minio_version()?));
+    let from = built::tool("minio", "github.com/minio/minio").map_err(Error::msg)?;
     image.program(&from, "/usr/local/bin/minio")?;
     base(&mut image);
     image.entrypoint = vec!["minio".into()];
@@ -68,7 +68,7 @@ pub fn clickhouse(front: &Path) -> Result<Image> {
     let version =
         requirements.lines().find_map(|line| line.strip_prefix("chdb-core==")?.split([' ', '\\']).next());
     let version = version.context("requirements.txt does not pin chdb-core")?;
-    let venv = tools::cache().join(format!("chdb-{version}"));
+    let venv = built::cache().join(format!("chdb-{version}"));
     if !venv.join("complete").exists() {
         bail!("{} is missing: run tests/tools/install.sh chdb", venv.display());
     }

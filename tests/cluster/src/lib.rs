@@ -5,6 +5,10 @@
 //! whoever wants to talk to them enters the first one ([`net::enter`]). What runs is written down in the state
 //! folder before anything else, so that [`down`] cleans up after a crash as well.
 
+#[path = "../../src/tools.rs"]
+#[allow(unreachable_pub, reason = "shared with the system tests")]
+mod built;
+
 pub mod addons;
 pub mod cgroup;
 pub mod control_plane;

@@ -20,7 +20,7 @@ impl State {
     /// `${XDG_CACHE_HOME:-~/.cache}/spillway/cluster`.
     #[must_use]
     pub fn default_dir() -> PathBuf {
-        crate::tools::cache().join("cluster")
+        crate::built::cache().join("cluster")
     }
 
     #[must_use]

@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
-/// The pinned versions.
-const GO_MOD: &str = include_str!("../../tools/kubernetes/go.mod");
-const MINIO_GO_MOD: &str = include_str!("../../tools/minio/go.mod");
+use crate::built;
 
 /// Debian's packages and the program of each that shows that it is there.
 pub const PACKAGES: &[(&str, &str)] = &[
@@ -19,46 +17,12 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "/usr/sbin/ip"),
 ];
 
-/// Where tests/tools/install.sh puts what it builds.
-#[must_use]
-pub fn cache() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("spillway")
-}
-
-/// A version as the go.mod of the tools pins it.
-///
-/// # Errors
-/// When the module isn't there.
-pub fn version(module: &str) -> Result<&'static str> {
-    pinned(GO_MOD, module)
-}
-
-/// # Errors
-/// When the module isn't there.
-pub fn minio_version() -> Result<&'static str> {
-    pinned(MINIO_GO_MOD, "github.com/minio/minio")
-}
-
-fn pinned(go_mod: &'static str, module: &str) -> Result<&'static str> {
-    go_mod
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(module)?.strip_prefix(' '))
-        .and_then(|rest| rest.split_whitespace().next())
-        .with_context(|| format!("no go.mod of the tools pins {module}"))
-}
-
 /// The binary that holds the whole of Kubernetes; its first argument says which part.
 ///
 /// # Errors
 /// When it isn't built yet.
 pub fn kubernetes() -> Result<PathBuf> {
-    let path = cache().join("tools").join(format!("kubernetes-{}", version("k8s.io/kubernetes")?));
-    if !path.exists() {
-        bail!("{} is missing: run tests/tools/install.sh kubernetes", path.display());
-    }
-    Ok(path)
+    built::tool("kubernetes", "k8s.io/kubernetes").map_err(Error::msg)
 }
 
 /// # Errors

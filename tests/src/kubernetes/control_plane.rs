@@ -15,10 +15,9 @@ use serde_json::json;
 
 use crate::child::free_port;
 use crate::process::Process;
+use crate::tools::tool;
 use crate::wait::until;
 
-/// The pinned version, from the go.mod that builds it.
-const GO_MOD: &str = include_str!("../../tools/kubernetes/go.mod");
 const CRD: &str = include_str!("../../../crds/logpipelines.yaml");
 
 /// Those that the operator's objects need, and no more: no scheduler and no kubelet stand behind them.
@@ -218,12 +217,5 @@ async fn client(port: u16, certificate: &str, token: &str) -> Client {
 }
 
 fn binary() -> PathBuf {
-    let version = GO_MOD
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
-        .and_then(|rest| rest.split_whitespace().next())
-        .expect("the pinned version");
-    let path = crate::minio::cache().join("tools").join(format!("kubernetes-{version}"));
-    assert!(path.exists(), "{} is missing: run tests/tools/install.sh kubernetes", path.display());
-    path
+    tool("kubernetes", "k8s.io/kubernetes").expect("Kubernetes is built")
 }

@@ -6,8 +6,7 @@ use std::process::Command;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
-/// The pinned versions, from the go.mod that builds it.
-const GO_MOD: &str = include_str!("../../tools/kubernetes/go.mod");
+use crate::tools::{tool, version};
 
 pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/spillway")
@@ -15,16 +14,9 @@ pub fn chart() -> PathBuf {
 
 /// `helm`, with nothing of the user's own configuration.
 pub fn helm() -> Command {
-    let path = crate::minio::cache().join("tools").join(format!("helm-{}", pinned("helm.sh/helm/v3")));
-    assert!(path.exists(), "{} is missing: run tests/tools/install.sh helm", path.display());
-    let mut command = Command::new(path);
+    let mut command = Command::new(tool("helm", "helm.sh/helm/v3").expect("helm is built"));
     command.env("HELM_PLUGINS", "/nonexistent").env_remove("HELM_NAMESPACE").env_remove("KUBECONFIG");
     command
-}
-
-fn pinned(module: &str) -> &'static str {
-    let line = GO_MOD.lines().find_map(|line| line.trim().strip_prefix(module)?.strip_prefix(' '));
-    line.and_then(|rest| rest.split_whitespace().next()).expect("the pinned version")
 }
 
 /// What `helm template` makes of the chart's files `templates/<only>`, in the release `spillway`.
@@ -32,7 +24,7 @@ pub fn template(namespace: &str, settings: &[&str], only: &[&str]) -> String {
     let mut command = helm();
     command.args(["template", "spillway"]).arg(chart()).args(["--namespace", namespace]);
     // Which it can't know without a cluster.
-    command.args(["--kube-version", pinned("k8s.io/kubernetes")]);
+    command.args(["--kube-version", version("k8s.io/kubernetes").expect("the pinned version")]);
     for setting in settings {
         command.args(["--set", setting]);
     }

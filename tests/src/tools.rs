@@ -1,0 +1,36 @@
+//! What tests/tools/install.sh has built, at the versions that the go.mod files pin.
+//!
+//! Uses nothing but the standard library, so that other crates can include it by path.
+
+use std::path::PathBuf;
+
+const GO_MODS: [&str; 2] =
+    [include_str!("../tools/minio/go.mod"), include_str!("../tools/kubernetes/go.mod")];
+
+/// Where tests/tools/install.sh puts what it builds.
+pub fn cache() -> PathBuf {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    base.unwrap_or_else(std::env::temp_dir).join("spillway")
+}
+
+/// The version of a module.
+pub fn version(module: &str) -> Option<&'static str> {
+    let pinned = |line: &'static str| line.trim().strip_prefix(module)?.strip_prefix(' ');
+    let line = GO_MODS.iter().flat_map(|go_mod| go_mod.lines()).find_map(pinned)?;
+    line.split_whitespace().next()
+}
+
+/// The program `name`, which is built from `module`.
+///
+/// # Errors
+/// What to do when it isn't there.
+pub fn tool(name: &str, module: &str) -> Result<PathBuf, String> {
+    let version = version(module).ok_or_else(|| format!("no go.mod of the tools pins {module}"))?;
+    let path = cache().join("tools").join(format!("{name}-{version}"));
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(format!("{} is missing: run tests/tools/install.sh {name}", path.display()))
+    }
+}
