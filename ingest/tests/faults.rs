@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Fault, Ingest, KEY, OTHER_KEY, answer, logs, record, settings, tenant, until};
+use common::{Fault, Ingest, KEY, OTHER_KEY, answer, frame_kind, logs, record, settings, tenant, until};
 use serde_json::json;
 use spillway_ingest::TenantsSource;
 use spillway_model::settings::{ByteSize, LimitSettings, Objects, Span, TenantsFile};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -313,18 +313,6 @@ async fn an_http2_peer_is_told_to_go_away() {
     while frame_kind(&mut peer).await != 7 {}
     drop(peer);
     assert!(ingest.ended().await.all_answered);
-}
-
-/// The type of the next HTTP/2 frame; 7 is GOAWAY.
-async fn frame_kind(peer: &mut TcpStream) -> u8 {
-    let frame = async {
-        let mut header = [0; 9];
-        peer.read_exact(&mut header).await.unwrap();
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-        peer.read_exact(&mut vec![0; length]).await.unwrap();
-        header[3]
-    };
-    tokio::time::timeout(Duration::from_secs(5), frame).await.expect("no frame")
 }
 
 #[tokio::test]

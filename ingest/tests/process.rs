@@ -7,30 +7,19 @@
     reason = "a test that fails may say so by panicking"
 )]
 
+#[path = "../../tests/src/child.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
+mod child;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use child::free_port;
 use spillway_model::{ObjectKey, codec, read_row};
 
 const KEY: &str = "secret-key";
-
-/// A port that was free a moment ago, below the range from which the system takes the ports of outgoing
-/// connections: one of those would be taken by the next best request before the server starts.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Test programs that run side by side begin at different places.
-    let first = std::process::id().wrapping_mul(131);
-    loop {
-        let step = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = 20_000 + u16::try_from(step % 12_000).unwrap_or(0);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 struct Place {
     dir: tempfile::TempDir,

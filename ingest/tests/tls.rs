@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Fault, Ingest, KEY, answer, logs, record, settings, until};
+use common::{Fault, Ingest, KEY, answer, frame_kind, logs, record, settings, until};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -297,16 +297,4 @@ async fn draining_answers_what_is_under_way_and_tells_http_2_to_go_away() {
     let report = ingest.ended().await;
     assert_eq!((report.exit_code(), report.all_answered), (0, true));
     assert_eq!(bucket.messages(), ["m"]);
-}
-
-/// The type of the next HTTP/2 frame; 7 is GOAWAY.
-async fn frame_kind(peer: &mut TlsStream<TcpStream>) -> u8 {
-    let frame = async {
-        let mut header = [0; 9];
-        peer.read_exact(&mut header).await.unwrap();
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-        peer.read_exact(&mut vec![0; length]).await.unwrap();
-        header[3]
-    };
-    tokio::time::timeout(Duration::from_secs(5), frame).await.expect("no frame")
 }

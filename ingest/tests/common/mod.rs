@@ -16,6 +16,7 @@ use spillway_model::settings::{
     BucketSettings, IngestSettings, LimitSettings, Span, TenantSettings, TenantsFile,
 };
 use spillway_model::{ObjectKey, ProjectId, TenantName, codec, read_row};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -314,4 +315,16 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("never happened: {what}");
+}
+
+/// The type of the next HTTP/2 frame; 7 is GOAWAY.
+pub async fn frame_kind(peer: &mut (impl AsyncRead + Unpin)) -> u8 {
+    let frame = async {
+        let mut header = [0; 9];
+        peer.read_exact(&mut header).await.unwrap();
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        peer.read_exact(&mut vec![0; length]).await.unwrap();
+        header[3]
+    };
+    tokio::time::timeout(Duration::from_secs(5), frame).await.expect("no frame")
 }
