@@ -4,14 +4,19 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
+use spillway_bucket::DEAD_LETTER_TAG;
 use spillway_model::object::DEAD_LETTER_DIR;
 use spillway_model::time::UnixMs;
 use spillway_model::{CodecError, FormatVersion, codec};
 
 use crate::batch::{BatchId, DeadRow};
 
-/// Object tag by which a lifecycle rule may expire dead letters.
-pub const TAGGING: &str = "spillway=dead-letter";
+/// Object tag by which a lifecycle rule may expire dead letters, as the header of a PUT.
+#[must_use]
+pub fn tagging() -> String {
+    let (key, value) = DEAD_LETTER_TAG;
+    format!("{key}={value}")
+}
 
 /// One line of a dead-letter object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -450,8 +450,7 @@ impl Worker {
             message: error.to_string(),
         };
         let body = dead::encode(&letters).map_err(failed)?;
-        let meta =
-            PutMeta { content_type: Some("application/gzip"), tagging: Some(dead::TAGGING.to_owned()) };
+        let meta = PutMeta { content_type: Some("application/gzip"), tagging: Some(dead::tagging()) };
         // What is there was written by an earlier try for this very attempt, perhaps by an older version.
         if let Put::Created(_) = self.bucket.put_if_absent(&key, body.into(), &meta).await? {
             self.metrics.dead_lettered(&letters);
