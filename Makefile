@@ -34,7 +34,7 @@ crash: tools bins ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
 
 bench: tools ## Measure against the machine's own limits, into target/bench.json
-	cargo build --release -p spillway-ingest -p spillway-syncer -p spillway-benches
+	cargo build --release -p spillway-ingest -p spillway-syncer -p spillway-operator -p spillway-benches
 	target/release/bench $(ARGS)
 
 lint: ## Formatting and clippy, warnings are errors
