@@ -162,8 +162,8 @@ impl Pipeline {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-        let lines = body.lines().map(str::trim).filter(|line| !line.is_empty());
-        lines.last().unwrap_or_default().to_owned()
+        let mut lines = body.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        lines.next().unwrap_or_default().to_owned()
     }
 
     /// Puts an object of these lines into the bucket, as an ingest would.

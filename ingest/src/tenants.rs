@@ -261,6 +261,8 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn file(name: &str, project: &str, token: &str) -> TenantsFile {
@@ -371,7 +373,7 @@ mod tests {
         let registry = mount.registry().unwrap();
         assert_eq!((known(&registry).as_str(), registry.is_incomplete()), ("one two", false));
         // A tenant moves into a file that was not there before.
-        mount.swap(&[("tenants-0.json", &json(&[a.clone()])), ("tenants-1.json", &json(&[b, c, d]))]);
+        mount.swap(&[("tenants-0.json", &json(from_ref(&a))), ("tenants-1.json", &json(&[b, c, d]))]);
         assert_eq!(registry.reload().unwrap(), Reloaded { changed: true, problems: vec![] });
         assert_eq!(known(&registry), "one two three four");
         // Parts that are no longer needed go.
@@ -395,15 +397,15 @@ mod tests {
     fn a_malformed_file_keeps_what_it_said_and_the_others_go_on() {
         let [a, b, c, d] = tenants();
         let mut mount = Mount::new();
-        mount.swap(&[("0", &json(&[a.clone()])), ("1", &json(&[b.clone()]))]);
+        mount.swap(&[("0", &json(from_ref(&a))), ("1", &json(from_ref(&b)))]);
         let registry = mount.registry().unwrap();
         for broken in ["", "{", "version: 9", r#"{"tenants":[{"name":"b"},{"name":[]}]}"#] {
             let new = file("a", "p", "three");
-            mount.swap(&[("0", &json(std::slice::from_ref(&new))), ("1", broken)]);
+            mount.swap(&[("0", &json(from_ref(&new))), ("1", broken)]);
             let problems = registry.reload().unwrap().problems;
             assert!(problems.len() == 1 && problems[0].contains("/1"), "{problems:?}");
             assert_eq!(known(&registry), "two three");
-            mount.swap(&[("0", &json(&[a.clone()])), ("1", &json(&[b.clone()]))]);
+            mount.swap(&[("0", &json(from_ref(&a))), ("1", &json(from_ref(&b)))]);
             registry.reload().unwrap();
         }
         // Its tenant has moved, and a new one has come: both are in a sound file.

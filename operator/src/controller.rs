@@ -109,7 +109,7 @@ pub(crate) async fn run(ctx: Arc<Ctx>, scope: Option<String>, stop: Cancellation
     let config = Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
     let work = applier(
         |object, ctx| Box::pin(reconcile(object, ctx)),
-        |object, error, ctx| after_failure(object, error, ctx),
+        after_failure,
         ctx,
         store,
         Box::pin(queue),

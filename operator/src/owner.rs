@@ -85,7 +85,7 @@ pub(crate) enum OwnerError {
     #[error(
         "{place} is in use by {owner}; give this pipeline a bucket or prefix of its own, or, if that one is gone or gives its data up, {way_out}"
     )]
-    InUse { place: String, owner: Owner, way_out: String },
+    InUse { place: String, owner: Box<Owner>, way_out: String },
     #[error(
         "{OWNER_KEY} can't be read ({0}); restore an earlier version of the object, or delete it if the prefix is this pipeline's alone"
     )]
@@ -159,6 +159,7 @@ pub(crate) async fn claim(bucket: &Bucket, me: &Owner, rights: Rights) -> Result
                         "delete the object {OWNER_KEY} there (the annotation {ADOPT_ANNOTATION} needs credentials of the pipeline's own)"
                     )
                 };
+                let owner = Box::new(owner);
                 return Err(OwnerError::InUse { place: bucket.describe(), owner, way_out });
             }
             (Claim::Take | Claim::InUse, owner) => {

@@ -141,17 +141,18 @@ async fn a_pipeline_made_with_autoscaling_begins_at_its_minimum(space: &mut Spac
     operator
 }
 
+/// As an autoscaler does: through the scale subresource.
+async fn scale(space: &Space, replicas: i32) {
+    let scale = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    let deployments = space.api::<Deployment>();
+    deployments.patch_scale("logs-ingest", &PatchParams::default(), &scale).await.expect("scaled");
+}
+
 async fn the_autoscalers_number_is_left_alone(space: &mut Space) -> Operator {
     space.create(&pipelines::with(space, on(2, 6))).await;
     let operator = space.operator().await;
     space.is_ready().await;
-    // As the autoscaler does: through the scale subresource.
-    let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
-    space
-        .api::<Deployment>()
-        .patch_scale("logs-ingest", &PatchParams::default(), &scale)
-        .await
-        .expect("scaled");
+    scale(space, 5).await;
     let watched = Watched::start(space);
     // Changes go out meanwhile, of the pods and of the pipeline.
     space.change_spec(json!({"ingest": {"flush": {"maxAge": "250ms"}}})).await;
@@ -170,12 +171,7 @@ async fn a_deployment_that_lost_its_labels_keeps_the_autoscalers_number(space: &
     space.create(&pipelines::with(space, on(2, 6))).await;
     let operator = space.operator().await;
     space.is_ready().await;
-    let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
-    space
-        .api::<Deployment>()
-        .patch_scale("logs-ingest", &PatchParams::default(), &scale)
-        .await
-        .expect("scaled");
+    scale(space, 5).await;
     let watched = Watched::start(space);
     // By this label the operator watches, so it knows of none.
     space.change::<Deployment>("logs-ingest", json!({"metadata": {"labels": {OURS: null}}})).await;
