@@ -15,7 +15,7 @@ use rustls::version::{TLS12, TLS13};
 use spillway_model::settings::TlsSettings;
 
 pub use certificate::CertificateError;
-use certificate::{Pair, Standing};
+use certificate::{Content, Pair, Standing};
 pub(crate) use handshake::{HandshakeError, Handshakes, UnderWay};
 
 /// How soon changed files are noticed.
@@ -23,11 +23,11 @@ const RELOAD_EVERY: Duration = Duration::from_secs(1);
 
 /// What is shown to new connections; those that are there keep theirs.
 #[derive(Debug)]
-struct Shown(RwLock<Arc<CertifiedKey>>);
+struct Shown(RwLock<Pair>);
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read()))
+        Some(Arc::clone(&self.0.read().certified))
     }
 }
 
@@ -35,7 +35,6 @@ impl ResolvesServerCert for Shown {
 pub(crate) struct Tls {
     files: TlsSettings,
     provider: Arc<CryptoProvider>,
-    pair: RwLock<Pair>,
     shown: Arc<Shown>,
     config: Arc<ServerConfig>,
 }
@@ -47,15 +46,15 @@ impl Tls {
     /// When they hold no certificate with its key.
     pub(crate) fn load(files: TlsSettings) -> Result<Self, CertificateError> {
         let provider = Arc::new(ring::default_provider());
-        let pair = Pair::read(&files, &provider)?;
-        let shown = Arc::new(Shown(RwLock::new(Arc::clone(&pair.certified))));
+        let pair = Pair::of(&files, &Content::read(&files)?, &provider)?;
+        let shown = Arc::new(Shown(RwLock::new(pair)));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(CertificateError::Unusable)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { files, provider, pair: RwLock::new(pair), shown, config: Arc::new(config) })
+        Ok(Self { files, provider, shown, config: Arc::new(config) })
     }
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
@@ -65,12 +64,12 @@ impl Tls {
     /// When the certificate ends, in seconds since 1970; none when it does not say so in a way that is
     /// understood here.
     pub(crate) fn not_after(&self) -> Option<i64> {
-        self.pair.read().validity.map(|validity| validity.not_after as i64)
+        self.shown.0.read().validity.map(|validity| validity.not_after as i64)
     }
 
     fn standing(&self) -> Standing {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        self.pair.read().validity.map_or(Standing::Good, |validity| validity.standing(now))
+        self.shown.0.read().validity.map_or(Standing::Good, |validity| validity.standing(now))
     }
 
     /// Reads the files again, blocking; true when they had changed.
@@ -78,13 +77,12 @@ impl Tls {
     /// # Errors
     /// When they can't be used; the earlier certificate stays.
     fn reload(&self) -> Result<bool, CertificateError> {
-        let pair = Pair::read(&self.files, &self.provider)?;
-        let mut current = self.pair.write();
-        if current.digest == pair.digest {
+        let content = Content::read(&self.files)?;
+        if content.digest() == self.shown.0.read().digest {
             return Ok(false);
         }
-        *self.shown.0.write() = Arc::clone(&pair.certified);
-        *current = pair;
+        let pair = Pair::of(&self.files, &content, &self.provider)?;
+        *self.shown.0.write() = pair;
         Ok(true)
     }
 

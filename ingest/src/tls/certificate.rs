@@ -89,6 +89,7 @@ impl Validity {
 }
 
 /// A certificate with its chain, and the key that fits it.
+#[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) certified: Arc<CertifiedKey>,
     /// None when its dates are not written as RFC 5280 asks.
@@ -97,17 +98,51 @@ pub(crate) struct Pair {
     pub(crate) digest: [u8; 32],
 }
 
-impl Pair {
+/// What both files held at one moment, whatever it is worth.
+pub(crate) struct Content {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Content {
     /// Reads both files.
     ///
     /// # Errors
-    /// When they are not a certificate with its key.
-    pub(crate) fn read(files: &TlsSettings, provider: &CryptoProvider) -> Result<Self, CertificateError> {
+    /// When they can't be read, or change all the time.
+    pub(crate) fn read(files: &TlsSettings) -> Result<Self, CertificateError> {
         let (cert, key) =
             steady(|| Ok((read(&files.cert_file)?, read(&files.key_file)?)))?.ok_or_else(|| {
                 CertificateError::Unsteady { cert: files.cert_file.clone(), key: files.key_file.clone() }
             })?;
-        Self::parse(files, &cert, &key, provider)
+        Ok(Self { cert, key })
+    }
+
+    /// The same for the same content.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        digest(&self.cert, &self.key)
+    }
+}
+
+fn digest(cert_pem: &[u8], key_pem: &[u8]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update((cert_pem.len() as u64).to_le_bytes())
+        .chain_update(cert_pem)
+        .chain_update(key_pem)
+        .finalize()
+        .into()
+}
+
+impl Pair {
+    /// Makes a certificate with its key of what the files held.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn of(
+        files: &TlsSettings,
+        content: &Content,
+        provider: &CryptoProvider,
+    ) -> Result<Self, CertificateError> {
+        Self::parse(files, &content.cert, &content.key, provider)
     }
 
     fn parse(
@@ -143,12 +178,7 @@ impl Pair {
             }
             source => CertificateError::BadCertificate { path: cert_file.clone(), source },
         })?;
-        let digest = Sha256::new()
-            .chain_update((cert_pem.len() as u64).to_le_bytes())
-            .chain_update(cert_pem)
-            .chain_update(key_pem)
-            .finalize()
-            .into();
+        let digest = digest(cert_pem, key_pem);
         Ok(Self { certified: Arc::new(certified), validity, digest })
     }
 }
