@@ -2,6 +2,7 @@
 
 import base64
 import ctypes
+import itertools
 import json
 import os
 import secrets
@@ -180,10 +181,19 @@ def wait(what, happened, cluster, seconds=120):
         time.sleep(0.1)
 
 
+PORTS = itertools.count(os.getpid() * 131)
+
+
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """As tests/src/child.rs: below the range from which the system takes the ports of outgoing connections."""
+    while True:
+        port = 20_000 + next(PORTS) % 12_000
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def end_with_the_parent():

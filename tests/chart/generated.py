@@ -9,30 +9,30 @@ from helm import CHART, ROOT, render
 BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
 
 CLUSTER = """\
-# The operator for pipelines in every namespace, rendered from charts/spillway by `make chart`.
+# The operator for pipelines in every namespace, rendered from charts/spillway by `make crd`.
 # The LogPipeline resource is not in here, so that deleting this file's objects deletes no pipeline:
 # apply crds/logpipelines.yaml before it. docs/install.md has the commands.
 """
 NAMESPACED = """\
 # The operator for the pipelines of one namespace, `logging`, in which it runs as well; rendered from charts/spillway by
-# `make chart`. Nothing in here is cluster-wide; the LogPipeline resource (crds/logpipelines.yaml) has to be there.
+# `make crd`. Nothing in here is cluster-wide; the LogPipeline resource (crds/logpipelines.yaml) has to be there.
 # docs/install.md has the commands.
 """
 
 
 def files():
-    """Path -> text that it should hold."""
+    """Path -> what makes the text that it should hold. deploy/ follows from Chart.yaml, so it is made after that is written."""
     chart = ROOT / "charts/spillway"
     plain = {"crds": {"install": False}}
+    namespaced = {**plain, "watchNamespaces": ["logging"], "rbac": {"aggregate": False}}
     return {
-        chart / "files/logpipelines.yaml": (ROOT / "crds/logpipelines.yaml").read_text(),
-        chart / "Chart.yaml": versioned((chart / "Chart.yaml").read_text(), workspace_version()),
-        chart / "README.md": with_table((chart / "README.md").read_text(), (chart / "values.yaml").read_text()),
-        ROOT / "deploy/spillway.yaml": CLUSTER + plain_yaml(render(plain).text),
-        ROOT / "deploy/namespaced.yaml": NAMESPACED
-        + plain_yaml(
-            render({**plain, "watchNamespaces": ["logging"], "rbac": {"aggregate": False}}, namespace="logging").text
+        chart / "files/logpipelines.yaml": lambda: (ROOT / "crds/logpipelines.yaml").read_text(),
+        chart / "Chart.yaml": lambda: versioned((chart / "Chart.yaml").read_text(), workspace_version()),
+        chart / "README.md": lambda: with_table(
+            (chart / "README.md").read_text(), (chart / "values.yaml").read_text()
         ),
+        ROOT / "deploy/spillway.yaml": lambda: CLUSTER + plain_yaml(render(plain).text),
+        ROOT / "deploy/namespaced.yaml": lambda: NAMESPACED + plain_yaml(render(namespaced, namespace="logging").text),
     }
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from cluster import wait
 from helm import CHART, ROOT
 
 OPERATOR = "system:serviceaccount:spillway-system:spillway-operator"
@@ -267,12 +268,13 @@ def test_viewers_and_editors_of_a_namespace_get_its_pipelines(cluster):
         "edit": [True, True, True, True, False, False],
         "admin": [True, True, True, True, False, False],
     }
+
+    def seen():
+        return {user: cluster.may(user, questions) for user in expected}
+
     # Aggregation takes the controller a moment.
-    for _ in range(50):
-        seen = {user: cluster.may(user, questions) for user in expected}
-        if seen == expected:
-            break
-    assert seen == expected
+    wait("the rights of those who view and edit", lambda: seen() == expected, cluster)
+    assert seen() == expected
 
 
 @pytest.mark.parametrize("file, namespace", [("spillway.yaml", "spillway-system"), ("namespaced.yaml", "logging")])
