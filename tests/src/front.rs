@@ -10,8 +10,6 @@ use crate::child::free_port;
 use crate::process::Process;
 use crate::wait::until;
 
-const REQUIREMENTS: &str = include_str!("../../clickhouse-front/requirements.txt");
-
 pub struct Front {
     process: Option<Process>,
     port: u16,
@@ -94,12 +92,5 @@ impl Front {
 }
 
 fn python() -> PathBuf {
-    let version = REQUIREMENTS
-        .lines()
-        .find_map(|line| line.strip_prefix("chdb-core=="))
-        .and_then(|rest| rest.split_whitespace().next())
-        .expect("the pinned version");
-    let path = crate::tools::cache().join(format!("chdb-{version}/bin/python"));
-    assert!(path.exists(), "{} is missing: run tests/tools/install.sh", path.display());
-    path
+    crate::tools::chdb().expect("chdb-core is installed").join("bin/python")
 }

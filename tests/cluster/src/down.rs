@@ -11,9 +11,8 @@ use crate::{State, cgroup, record};
 
 /// Stops everything and removes the folder. Harmless when nothing runs.
 pub fn down(state: &State) {
-    let mut running = record::all(state);
+    let running = record::all(state);
     // Kubelets first, or they would start again what is killed next.
-    running.sort_by_key(|one| !one.name.starts_with("kubelet"));
     for one in running.iter().filter(|one| one.name.starts_with("kubelet")) {
         one.stop(Duration::from_secs(2));
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Error, Result, bail};
+use anyhow::{Error, Result, bail};
 
 use crate::image::Image;
 use crate::net::{self, NODES};
@@ -64,14 +64,7 @@ pub fn minio() -> Result<Image> {
 /// # Errors
 /// When chdb-core isn't installed.
 pub fn clickhouse(front: &Path) -> Result<Image> {
-    let requirements = std::fs::read_to_string(front.join("requirements.txt"))?;
-    let version =
-        requirements.lines().find_map(|line| line.strip_prefix("chdb-core==")?.split([' ', '\\']).next());
-    let version = version.context("requirements.txt does not pin chdb-core")?;
-    let venv = built::cache().join(format!("chdb-{version}"));
-    if !venv.join("complete").exists() {
-        bail!("{} is missing: run tests/tools/install.sh chdb", venv.display());
-    }
+    let venv = built::chdb().map_err(Error::msg)?;
     let ask = |question: &str| -> Result<PathBuf> {
         let answer = tools::run(Command::new(venv.join("bin/python")).args(["-c", question]))?;
         Ok(PathBuf::from(answer.trim()))

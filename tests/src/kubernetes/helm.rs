@@ -6,7 +6,7 @@ use std::process::Command;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
-use crate::tools::{tool, version};
+use crate::tools::tool;
 
 pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/spillway")
@@ -23,8 +23,6 @@ pub fn helm() -> Command {
 pub fn template(namespace: &str, settings: &[&str], only: &[&str]) -> String {
     let mut command = helm();
     command.args(["template", "spillway"]).arg(chart()).args(["--namespace", namespace]);
-    // Which it can't know without a cluster.
-    command.args(["--kube-version", version("k8s.io/kubernetes").expect("the pinned version")]);
     for setting in settings {
         command.args(["--set", setting]);
     }

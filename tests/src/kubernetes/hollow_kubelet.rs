@@ -4,7 +4,7 @@
 //! As a real kubelet it waits for what a pod's volumes name, and never makes an image ready that can't be
 //! pulled: any whose name holds `broken`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ fn need(pod: &Pod) -> Need {
 
 async fn run(client: Client) {
     let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let waiting: Arc<parking_lot::Mutex<BTreeMap<String, ()>>> = Arc::default();
+    let waiting: Arc<parking_lot::Mutex<BTreeSet<String>>> = Arc::default();
     let mut changes = std::pin::pin!(pods.applied_objects());
     loop {
         match changes.try_next().await {
@@ -82,7 +82,7 @@ async fn run(client: Client) {
 
 /// Does what the pod needs now; its next change brings it here again. Each call can meet a pod that is gone or
 /// has changed meanwhile, which the next event tells.
-async fn serve(client: &Client, waiting: &parking_lot::Mutex<BTreeMap<String, ()>>, pod: Pod) {
+async fn serve(client: &Client, waiting: &parking_lot::Mutex<BTreeSet<String>>, pod: Pod) {
     let namespace = pod.namespace().unwrap_or_default();
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let name = pod.name_any();
@@ -94,7 +94,7 @@ async fn serve(client: &Client, waiting: &parking_lot::Mutex<BTreeMap<String, ()
         }
         Need::Start => {
             let uid = pod.uid().unwrap_or_default();
-            if waiting.lock().insert(uid.clone(), ()).is_some() {
+            if !waiting.lock().insert(uid.clone()) {
                 return;
             }
             while !can_start(client, &namespace, &pod).await {

@@ -151,8 +151,7 @@ async fn a_change_of_replicas_restarts_nothing(space: &mut Space) -> Operator {
 
 async fn a_secret_of_two_names_in_one_change_is_followed(space: &mut Space) -> Operator {
     let operator = space.ready_pipeline().await;
-    let copy = pipelines::secrets().remove(0);
-    let mut copy = copy.clone();
+    let mut copy = pipelines::secrets().remove(0);
     copy.metadata.name = Some("bucket-two".into());
     space.create(&copy).await;
     space.change_spec(json!({"storage": {"s3": {"credentialsSecretRef": {"name": "bucket-two"}}}})).await;
