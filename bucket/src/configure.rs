@@ -15,8 +15,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use aws_sdk_s3::types::LifecycleRule;
-
 use crate::s3::S3Bucket;
 use crate::{Backend, Bucket, BucketError};
 pub use plan::{Change, Observed, Plan, plan};
@@ -290,11 +288,10 @@ async fn make_rules(s3: &S3Bucket, observed: &Observed, Rules { foreign, ours }:
         let kept = ours.get(left_out..).unwrap_or_default();
         let mut rules = foreign.clone();
         rules.extend(kept.iter().map(|(_, rule)| rule.clone()));
-        if in_place(&rules, planned_on) {
+        if rules::all_same(rules.iter(), planned_on) {
             return Made::Refused(notes);
         }
-        let prefix = s3.prefix().to_owned();
-        match s3.set_lifecycle(&found, rules, move |id| rules::is_our_id(id, &prefix)).await {
+        match s3.set_lifecycle(&found, rules).await {
             Ok(()) => return Made::Written(notes),
             Err(refusal) => {
                 let first = kept.first().filter(|_| refusal.kind == RefusalKind::NotSupported);
@@ -308,9 +305,4 @@ async fn make_rules(s3: &S3Bucket, observed: &Observed, Rules { foreign, ours }:
         }
     }
     Made::Refused(notes)
-}
-
-fn in_place(wanted: &[LifecycleRule], found: &[LifecycleRule]) -> bool {
-    wanted.len() == found.len()
-        && wanted.iter().all(|rule| found.iter().any(|there| rules::same(there, rule)))
 }

@@ -42,14 +42,7 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::open`].
     pub async fn open_with(settings: &BucketSettings, timeouts: Timeouts) -> Result<Self, BucketError> {
-        let (keys, ca_pem) = match &settings.place {
-            Place::Directory(_) => (Keys::Of(Identity::Ambient), None),
-            Place::S3(s3) => {
-                let keys = s3.credentials_dir.clone().map_or(Keys::Of(Identity::Ambient), Keys::Files);
-                (keys, s3.ca_file.as_deref().map(read_ca).transpose()?)
-            }
-        };
-        Self::build(settings, keys, ca_pem, timeouts).await
+        Self::build(settings, None, timeouts).await
     }
 
     /// As [`Bucket::open`], with credentials and certificates as values; the folder and the file that
@@ -58,13 +51,12 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::open`].
     pub async fn open_as(settings: &BucketSettings, access: Access) -> Result<Self, BucketError> {
-        Self::build(settings, Keys::Of(access.identity), access.ca_pem, Timeouts::default()).await
+        Self::build(settings, Some(access), Timeouts::default()).await
     }
 
     async fn build(
         settings: &BucketSettings,
-        keys: Keys,
-        ca_pem: Option<Vec<u8>>,
+        access: Option<Access>,
         timeouts: Timeouts,
     ) -> Result<Self, BucketError> {
         settings.validate().map_err(|error| BucketError::Invalid {
@@ -78,6 +70,13 @@ impl Bucket {
                 Backend::Directory(DirectoryBucket::open(path, &settings.prefix).await?)
             }
             Place::S3(s3) => {
+                let (keys, ca_pem) = match access {
+                    Some(access) => (Keys::Of(access.identity), access.ca_pem),
+                    None => (
+                        s3.credentials_dir.clone().map_or(Keys::Of(Identity::Ambient), Keys::Files),
+                        s3.ca_file.as_deref().map(read_ca).transpose()?,
+                    ),
+                };
                 let options = S3Options {
                     endpoint: s3.endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
                     region: if s3.region.is_empty() { "us-east-1".to_owned() } else { s3.region.clone() },

@@ -8,14 +8,11 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 use spillway_model::settings::{
-    BucketSettings, ClickHouseSettings, IngestSettings, Place, Span, SyncerSettings,
+    BucketSettings, ClickHouseSettings, IngestSettings, LeaseSettings, Place, Span, SyncerSettings,
 };
 pub use tenants::tenants_file;
 
@@ -41,13 +38,6 @@ pub struct StandIns {
     pub directory: Option<PathBuf>,
     /// URL of a ClickHouse that the runner has started.
     pub clickhouse: Option<String>,
-}
-
-/// The Lease that keeps two syncers apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseName {
-    pub namespace: String,
-    pub name: String,
 }
 
 /// Why there are no settings.
@@ -93,7 +83,7 @@ pub fn syncer_document(
     files: &Files,
     stand_ins: &StandIns,
     admin: SocketAddr,
-    lease: Option<&LeaseName>,
+    lease: Option<&LeaseSettings>,
 ) -> Result<String, SettingsError> {
     text(&document::syncer(pipeline, files, stand_ins, admin, lease)?)
 }
@@ -167,9 +157,4 @@ fn text(document: &impl Serialize) -> Result<String, SettingsError> {
 /// What a process makes of the document: its defaults fill what is left open.
 fn read<T: DeserializeOwned>(document: &impl Serialize) -> Result<T, SettingsError> {
     Ok(serde_json::from_str(&serde_json::to_string(document)?)?)
-}
-
-/// The certificate and key in a directory as `kubernetes.io/tls` Secrets are mounted.
-fn pair(directory: &Path) -> (PathBuf, PathBuf) {
-    (directory.join("tls.crt"), directory.join("tls.key"))
 }

@@ -3,7 +3,7 @@
 use aws_sdk_s3::types::LifecycleRule;
 
 use super::reach::{could_touch_staged, describe_action};
-use super::rules::{Kind, is_ours, same, wanted};
+use super::rules::{Kind, all_same, is_ours, wanted};
 use super::{Encryption, Note, NoteKind, Policy, Setting};
 
 /// A bucket as it was found.
@@ -197,9 +197,7 @@ impl Plan {
                         .to_owned(),
             });
         }
-        let in_place = present.len() == ours.len()
-            && ours.iter().all(|(_, rule)| present.iter().any(|found| same(found, rule)));
-        if !in_place {
+        if !all_same(ours.iter().map(|(_, rule)| rule), &present) {
             self.changes.push(Change::Lifecycle(Rules { foreign, ours }));
         }
     }

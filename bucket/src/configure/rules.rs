@@ -121,8 +121,15 @@ fn noncurrent(days: i32) -> NoncurrentVersionExpiration {
     NoncurrentVersionExpiration::builder().noncurrent_days(days).build()
 }
 
-/// Whether two rules mean the same, whatever a store adds in giving one back.
-pub(super) fn same(one: &LifecycleRule, other: &LifecycleRule) -> bool {
+/// Whether `found` are the wanted rules, whatever a store adds in giving them back.
+pub(super) fn all_same<'a>(
+    mut wanted: impl ExactSizeIterator<Item = &'a LifecycleRule>,
+    found: &[LifecycleRule],
+) -> bool {
+    wanted.len() == found.len() && wanted.all(|rule| found.iter().any(|there| same(there, rule)))
+}
+
+fn same(one: &LifecycleRule, other: &LifecycleRule) -> bool {
     plain(one) == plain(other)
 }
 

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::S3Bucket;
 use super::failure::Failure;
 use crate::configure::plan::{FoundEncryption, Refusal, RefusalKind, Versioning};
-use crate::configure::{ConfigureError, Encryption, wire};
+use crate::configure::{ConfigureError, Encryption, rules, wire};
 use crate::error::Operation;
 
 /// The lifecycle configuration as the SDK reads it and as it came.
@@ -200,12 +200,11 @@ impl S3Bucket {
     }
 
     /// Writes all of the bucket's rules. Refuses, before anything is sent, if a rule of `found` that is not
-    /// `ours` would not go out as it came.
+    /// ours would not go out as it came.
     pub(crate) async fn set_lifecycle(
         &self,
         found: &Lifecycle,
         rules: Vec<LifecycleRule>,
-        ours: impl Fn(&str) -> bool + Send + Sync + 'static,
     ) -> Result<(), Refusal> {
         if rules.is_empty() {
             return written(self.client.delete_bucket_lifecycle().bucket(&self.bucket).send().await);
@@ -213,8 +212,8 @@ impl S3Bucket {
         let configuration = BucketLifecycleConfiguration::builder().set_rules(Some(rules)).build();
         let configuration = configuration.map_err(|error| Refusal::failed(error.to_string()))?;
         let lost = Arc::new(Mutex::new(None));
-        let compare =
-            CompareBody { received: found.xml.clone(), ours: Box::new(ours), lost: Arc::clone(&lost) };
+        let (received, prefix) = (found.xml.clone(), self.prefix.clone());
+        let compare = CompareBody { received, prefix, lost: Arc::clone(&lost) };
         let request = self
             .client
             .put_bucket_lifecycle_configuration()
@@ -313,16 +312,12 @@ impl Intercept for KeepBody {
 }
 
 /// Stops a request whose body lacks something of what was received.
+#[derive(Debug)]
 struct CompareBody {
     received: Bytes,
-    ours: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// By which our own rules are told.
+    prefix: String,
     lost: Arc<Mutex<Option<String>>>,
-}
-
-impl std::fmt::Debug for CompareBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CompareBody")
-    }
 }
 
 impl Intercept for CompareBody {
@@ -340,7 +335,7 @@ impl Intercept for CompareBody {
             return Ok(());
         }
         let sent = context.request().body().bytes().ok_or("the request's body is not at hand")?;
-        match wire::lost(&self.received, sent, &*self.ours)? {
+        match wire::lost(&self.received, sent, &|id| rules::is_our_id(id, &self.prefix))? {
             None => Ok(()),
             Some(lost) => {
                 let error = format!("would lose {lost}");

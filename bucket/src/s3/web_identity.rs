@@ -1,6 +1,6 @@
 //! A role, assumed with a service account's token (IRSA) that is at hand as a value, not as a file.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, error::CredentialsError, future};
@@ -68,10 +68,7 @@ impl AssumedRole {
                 None => failed(&DisplayErrorContext(&error).to_string()),
             })?;
         let given = answer.credentials.ok_or_else(|| failed("STS answered without credentials"))?;
-        let expiry = u64::try_from(given.expiration.secs())
-            .ok()
-            .and_then(|secs| UNIX_EPOCH.checked_add(std::time::Duration::from_secs(secs)))
-            .unwrap_or_else(SystemTime::now);
+        let expiry = SystemTime::try_from(given.expiration).unwrap_or_else(|_| SystemTime::now());
         Ok(Credentials::new(
             given.access_key_id,
             given.secret_access_key,

@@ -4,9 +4,11 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use serde::Serialize;
-use spillway_model::settings::{Ack, ByteSize, MessageIndex, Objects, SETTINGS_VERSION, Span};
+use spillway_model::settings::{
+    Ack, ByteSize, LeaseSettings, MessageIndex, Objects, SETTINGS_VERSION, Span, TlsSettings,
+};
 
-use super::{Files, LeaseName, StandIns, pair};
+use super::{Files, StandIns};
 use crate::{FieldError, Problem, ValidatedPipeline, ingest, schema, validate};
 
 #[derive(Serialize)]
@@ -17,7 +19,7 @@ pub(super) struct Ingest {
     http: SocketAddr,
     admin: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<Tls>,
+    tls: Option<TlsSettings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ack: Option<Ack>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +49,7 @@ pub(super) struct Syncer {
     clickhouse: ClickHouse,
     admin: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
-    lease: Option<Lease>,
+    lease: Option<LeaseSettings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     interval: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,19 +112,6 @@ pub(super) struct ClickHouse {
     message_index: Option<MessageIndex>,
     #[serde(skip_serializing_if = "nothing")]
     views: Views,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Tls {
-    cert_file: PathBuf,
-    key_file: PathBuf,
-}
-
-#[derive(Serialize)]
-struct Lease {
-    namespace: String,
-    name: String,
 }
 
 /// A group of settings that is left out when nothing in it was set.
@@ -256,8 +245,8 @@ pub(super) fn ingest(
     let tls = match (tls, &files.tls) {
         (None, _) => None,
         (Some(_), Some(directory)) => {
-            let (cert_file, key_file) = pair(directory);
-            Some(Tls { cert_file, key_file })
+            // As Secrets of the type `kubernetes.io/tls` are mounted.
+            Some(TlsSettings { cert_file: directory.join("tls.crt"), key_file: directory.join("tls.key") })
         }
         (Some(_), None) => {
             return Err(missing("spec.ingest.tls", "a certificate and key must be there to serve TLS"));
@@ -310,7 +299,7 @@ pub(super) fn syncer(
     files: &Files,
     stand_ins: &StandIns,
     admin: SocketAddr,
-    lease: Option<&LeaseName>,
+    lease: Option<&LeaseSettings>,
 ) -> Result<Syncer, FieldError> {
     let validate::Syncer {
         replicas: _,
@@ -333,8 +322,7 @@ pub(super) fn syncer(
         bucket: bucket(pipeline, files, stand_ins)?,
         clickhouse: clickhouse(pipeline, files, stand_ins)?,
         admin,
-        lease: lease
-            .map(|LeaseName { namespace, name }| Lease { namespace: namespace.clone(), name: name.clone() }),
+        lease: lease.cloned(),
         interval: *interval,
         idle_interval: *idle_interval,
         concurrency: *concurrency,

@@ -29,7 +29,7 @@ fn documents(spec: Value) -> (Value, Value) {
         ..Files::default()
     };
     let (nothing, lease) =
-        (StandIns::default(), LeaseName { namespace: "logging".into(), name: "logs-syncer".into() });
+        (StandIns::default(), LeaseSettings { namespace: "logging".into(), name: "logs-syncer".into() });
     let ingest = ingest_document(&pipeline, &files, &nothing, any(), any()).unwrap();
     let syncer = syncer_document(&pipeline, &files, &nothing, any(), Some(&lease)).unwrap();
     (serde_json::from_str(&ingest).unwrap(), serde_json::from_str(&syncer).unwrap())

@@ -10,9 +10,9 @@ use std::{
 use k8s_openapi::api::core::v1::ConfigMap;
 use spillway_crds::{
     ValidatedPipeline,
-    settings::{self, Files, LeaseName, SettingsError, StandIns},
+    settings::{self, Files, SettingsError, StandIns},
 };
-use spillway_model::settings::{BucketSettings, ClickHouseSettings, Place};
+use spillway_model::settings::{BucketSettings, ClickHouseSettings, LeaseSettings, Place};
 
 use super::{
     digest::hash10,
@@ -46,7 +46,7 @@ impl Settings {
     /// What the pipeline lacks in a cluster.
     pub fn of(pipeline: &ValidatedPipeline, scope: &Scope) -> Result<Self, SettingsError> {
         let (files, none) = (files(pipeline), StandIns::default());
-        let lease = LeaseName { namespace: scope.namespace().to_owned(), name: scope.syncer() };
+        let lease = LeaseSettings { namespace: scope.namespace().to_owned(), name: scope.syncer() };
         let (http, admin) = (any(HTTP_PORT), any(INGEST_ADMIN_PORT));
         let ingest = settings::ingest_document(pipeline, &files, &none, http, admin)?;
         let syncer =
