@@ -120,6 +120,34 @@ fn modules(dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains(".so")).collect()
 }
 
+/// The folders that images are made of.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Spillway's programs, as cargo built them.
+    pub built: PathBuf,
+    /// The front's Python package.
+    pub front: PathBuf,
+}
+
+/// Makes the images and brings them into both nodes.
+///
+/// # Errors
+/// When something that an image needs is missing, or containerd refuses it.
+pub fn load(state: &State, sources: &Sources, say: &dyn Fn(&str)) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    for (name, image) in [
+        ("spillway", spillway(&sources.built, scratch.path())?),
+        ("minio", minio()?),
+        ("clickhouse", clickhouse(&sources.front)?),
+    ] {
+        let archive = state.path(&format!("images/{name}.tar"))?;
+        image.write(&archive)?;
+        import(state, &archive)?;
+        say(&format!("{} is in both nodes", image.name));
+    }
+    Ok(())
+}
+
 /// Brings an archive into both nodes.
 ///
 /// # Errors

@@ -12,15 +12,18 @@ mod built;
 pub mod addons;
 pub mod cgroup;
 pub mod control_plane;
+pub mod disks;
 pub mod image;
 pub mod images;
 pub mod keys;
 pub mod libraries;
+pub mod lock;
 pub mod net;
 pub mod node;
 pub mod record;
 pub mod state;
 pub mod tools;
+pub mod with;
 
 mod down;
 mod up;

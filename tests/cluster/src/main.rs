@@ -1,13 +1,16 @@
-//! `cluster up | down | status | load`: the tests' own cluster, by hand.
+//! `cluster up | down | status | load | with | run | kubectl`: the tests' own cluster, by hand and for other programs.
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use spillway_cluster::{State, addons, down, images, record, up};
+use spillway_cluster::images::Sources;
+use spillway_cluster::{State, addons, down, images, lock, net, record, up, with};
 
 /// A Kubernetes cluster of two nodes on this machine, in network namespaces of its own.
 #[derive(Parser)]
@@ -30,18 +33,40 @@ enum Command {
     Status,
     /// Make the images of Spillway, MinIO and ClickHouse and bring them into both nodes
     Load {
-        /// Folder of the built programs.
-        #[arg(long, default_value = "target/debug")]
-        built: PathBuf,
-        /// Folder of the front's Python package.
-        #[arg(long, default_value = "clickhouse-front")]
-        front: PathBuf,
+        #[command(flatten)]
+        from: Folders,
+    },
+    /// Start it, run a command inside the first node's network and stop it, whatever happened
+    With {
+        /// Bring the images into it first.
+        #[arg(long)]
+        load: bool,
+        #[command(flatten)]
+        from: Folders,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Run a command inside the first node's network, with KUBECONFIG and SPILLWAY_CLUSTER_DIR
+    Run {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
     },
     /// Run kubectl in it
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        arguments: Vec<OsString>,
     },
+}
+
+/// What images are made of.
+#[derive(clap::Args)]
+struct Folders {
+    /// Folder of the built programs.
+    #[arg(long, default_value = "target/debug")]
+    built: PathBuf,
+    /// Folder of the front's Python package.
+    #[arg(long, default_value = "clickhouse-front")]
+    front: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -57,15 +82,18 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode> {
     let state = State::open(&args.dir.unwrap_or_else(State::default_dir))?;
     let since = Instant::now();
-    let say = |what: &str| {
-        writeln!(io::stdout(), "cluster: {what} ({:.1} s)", since.elapsed().as_secs_f32()).ok();
+    // Not on stdout, which is the command's.
+    let say = move |what: &str| {
+        writeln!(io::stderr(), "cluster: {what} ({:.1} s)", since.elapsed().as_secs_f32()).ok();
     };
     match args.command {
         Command::Up => {
+            let _lock = lock::take(Duration::ZERO)?;
             up(&state, &say)?;
             say(&format!("kubeconfig: {}", state.kubeconfig().display()));
         }
         Command::Down => {
+            let _lock = lock::take(Duration::from_secs(60))?;
             down(&state);
             say("down");
         }
@@ -76,23 +104,36 @@ fn run(args: Args) -> Result<ExitCode> {
             }
             addons::kubectl(&state)?.args(["get", "nodes", "-o", "wide"]).status()?;
         }
-        Command::Load { built, front } => {
-            let scratch = tempfile::tempdir()?;
-            for (name, image) in [
-                ("spillway", images::spillway(&built, scratch.path())?),
-                ("minio", images::minio()?),
-                ("clickhouse", images::clickhouse(&front)?),
-            ] {
-                let archive = state.path(&format!("images/{name}.tar"))?;
-                image.write(&archive)?;
-                images::import(&state, &archive)?;
-                say(&format!("{} is in both nodes", image.name));
+        Command::Load { from } => images::load(&state, &from.into(), &say)?,
+        Command::With { load, from, command } => {
+            let sources = Sources::from(from);
+            let start = {
+                let state = state.clone();
+                move || {
+                    up(&state, &say)?;
+                    if load {
+                        images::load(&state, &sources, &say)?;
+                    }
+                    Ok(())
+                }
+            };
+            let code = with::with(&state, &command, start)?;
+            say("down");
+            return Ok(ExitCode::from(code));
+        }
+        Command::Run { command } => {
+            if !net::file(net::NODES[0]).exists() {
+                bail!("no cluster runs: start one with cluster up");
             }
+            return Err(with::inside(&state, &command)?.exec().into());
         }
-        Command::Kubectl { arguments } => {
-            let status = addons::kubectl(&state)?.args(arguments).status()?;
-            return Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)));
-        }
+        Command::Kubectl { arguments } => return Err(addons::kubectl(&state)?.args(arguments).exec().into()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl From<Folders> for Sources {
+    fn from(from: Folders) -> Self {
+        Self { built: from.built, front: from.front }
+    }
 }

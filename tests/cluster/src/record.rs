@@ -76,6 +76,14 @@ pub fn all(state: &State) -> Vec<Running> {
     entries.flatten().filter_map(|entry| read(&entry.path())).collect()
 }
 
+/// The last lines of a process's log.
+#[must_use]
+pub fn end_of_log(state: &State, name: &str) -> String {
+    let log = fs::read_to_string(state.dir().join(format!("log/{name}.log"))).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(10)..].join("\n")
+}
+
 /// When a process was started; `None` when there is none or it has ended.
 #[must_use]
 pub fn start_time(pid: u32) -> Option<u64> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::net::{self, NODES};
-use crate::{State, addons, control_plane, down, images, keys, node, record, tools};
+use crate::{State, addons, control_plane, disks, down, images, keys, node, record, tools};
 
 /// Starts everything over a fresh folder and returns when both nodes are ready.
 ///
@@ -40,6 +40,7 @@ pub fn up(state: &State, say: &dyn Fn(&str)) -> Result<()> {
         node::start_kubelet(state, node)?;
     }
     addons::start(state)?;
+    disks::create(state)?;
     wait_until_ready(state)?;
     say("both nodes are ready");
     Ok(())
@@ -64,11 +65,7 @@ fn until(
     let since = Instant::now();
     while !look()? {
         if let Some(ended) = record::all(state).iter().find(|one| !one.is_alive()) {
-            bail!(
-                "{} ended; its log is {}",
-                ended.name,
-                state.dir().join(format!("log/{}.log", ended.name)).display()
-            );
+            bail!("{} ended:\n{}", ended.name, record::end_of_log(state, &ended.name));
         }
         if since.elapsed() > patience {
             bail!(
