@@ -1,4 +1,5 @@
-//! CoreDNS and metrics-server: processes beside the first node, behind Services that name their address.
+//! CoreDNS, metrics-server and the enforcer of policies: processes beside the first node, the first two behind Services
+//! that name their address.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::control_plane::part;
-use crate::net;
+use crate::net::{self, NODES};
 use crate::{State, record};
 
 const METRICS_PORT: u16 = 4443;
@@ -18,7 +19,7 @@ pub fn start(state: &State) -> Result<()> {
     let kubeconfig = state.kubeconfig();
     let corefile = format!(
         ".:53 {{\n  bind {}\n  errors\n  kubernetes cluster.local in-addr.arpa {{\n    kubeconfig {}\n  }}\n  cache 5\n}}\n",
-        net::MASTER,
+        net::DNS_SERVER,
         kubeconfig.display()
     );
     let corefile = state.write("Corefile", corefile)?;
@@ -34,9 +35,13 @@ pub fn start(state: &State) -> Result<()> {
     metrics.args(["--kubelet-request-timeout", "5s", "--metric-resolution", "10s"]);
     record::start(state, "metrics-server", &mut metrics)?;
 
-    let mut objects =
-        service("kube-dns", Some(net::DNS), &[("dns", "UDP", 53, 53), ("dns-tcp", "TCP", 53, 53)]);
-    objects.extend(service("metrics-server", None, &[("https", "TCP", 443, METRICS_PORT)]));
+    let mut enforcer = net::enter(NODES[0], std::env::current_exe()?);
+    enforcer.arg("--dir").arg(state.dir()).arg("enforce");
+    record::start(state, "enforcer", &mut enforcer)?;
+
+    let names = [("dns", "UDP", 53, 53), ("dns-tcp", "TCP", 53, 53)];
+    let mut objects = service("kube-dns", Some(net::DNS), net::DNS_SERVER, &names);
+    objects.extend(service("metrics-server", None, net::MASTER, &[("https", "TCP", 443, METRICS_PORT)]));
     objects.push(json!({
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",
@@ -51,7 +56,7 @@ pub fn start(state: &State) -> Result<()> {
 }
 
 /// A Service without a selector and the address behind it.
-fn service(name: &str, address: Option<&str>, ports: &[(&str, &str, u16, u16)]) -> Vec<Value> {
+fn service(name: &str, address: Option<&str>, behind: &str, ports: &[(&str, &str, u16, u16)]) -> Vec<Value> {
     let metadata = json!({"name": name, "namespace": "kube-system"});
     let outside: Vec<_> = ports
         .iter()
@@ -77,7 +82,7 @@ fn service(name: &str, address: Option<&str>, ports: &[(&str, &str, u16, u16)]) 
             },
             "addressType": "IPv4",
             "ports": inside,
-            "endpoints": [{"addresses": [net::MASTER], "conditions": {"ready": true}}],
+            "endpoints": [{"addresses": [behind], "conditions": {"ready": true}}],
         }),
     ]
 }

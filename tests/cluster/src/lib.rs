@@ -20,6 +20,7 @@ pub mod libraries;
 pub mod lock;
 pub mod net;
 pub mod node;
+pub mod policy;
 pub mod record;
 pub mod state;
 pub mod tools;

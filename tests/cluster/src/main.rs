@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use spillway_cluster::images::Sources;
-use spillway_cluster::{State, addons, down, images, lock, net, record, up, with};
+use spillway_cluster::{State, addons, down, images, lock, net, policy, record, up, with};
 
 /// A Kubernetes cluster of two nodes on this machine, in network namespaces of its own.
 #[derive(Parser)]
@@ -51,6 +51,9 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Enforce NetworkPolicies, as a process of the cluster itself
+    #[command(hide = true)]
+    Enforce,
     /// Run kubectl in it
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -127,6 +130,7 @@ fn run(args: Args) -> Result<ExitCode> {
             }
             return Err(with::inside(&state, &command)?.exec().into());
         }
+        Command::Enforce => policy::run(&state)?,
         Command::Kubectl { arguments } => return Err(addons::kubectl(&state)?.args(arguments).exec().into()),
     }
     Ok(ExitCode::SUCCESS)

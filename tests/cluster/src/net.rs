@@ -19,6 +19,8 @@ pub const MASTER: &str = "10.250.0.1";
 pub const SERVICES: &str = "10.96.0.0/16";
 /// Cluster address of the DNS server.
 pub const DNS: &str = "10.96.0.10";
+/// Where that server answers: an address of its own, so that policies can speak of it as of a pod.
+pub const DNS_SERVER: &str = "10.250.0.53";
 /// Addresses of pods on all nodes.
 pub const PODS: &str = "10.244.0.0/16";
 
@@ -76,6 +78,7 @@ pub fn create() -> Result<()> {
     // Some kernels know no dummy link: a bridge is the first node's interface, with the other node behind it.
     ip(first, "link add nodes type bridge")?;
     ip(first, &format!("addr add {}/24 dev nodes", first.address()))?;
+    ip(first, &format!("addr add {DNS_SERVER}/32 dev nodes"))?;
     ip(first, "link set nodes up")?;
     ip(first, &format!("link add to-node1 type veth peer name nodes netns {}", second.namespace()))?;
     ip(first, "link set to-node1 master nodes up")?;
@@ -86,7 +89,12 @@ pub fn create() -> Result<()> {
         .or_else(|_| ip(first, "route add default dev nodes"))?;
     ip(second, &format!("route add default via {}", first.address()))?;
     ip(first, &format!("route add {} via {}", second.pods(), second.address()))?;
-    ip(second, &format!("route add {} via {}", first.pods(), first.address()))
+    ip(second, &format!("route add {} via {}", first.pods(), first.address()))?;
+    // Every pod's address has a route of its own; the others must not go round in circles.
+    for node in NODES {
+        ip(node, &format!("route add unreachable {}", node.pods()))?;
+    }
+    Ok(())
 }
 
 /// Removes the namespaces and with them every link, address and rule inside.

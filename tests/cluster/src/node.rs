@@ -47,7 +47,8 @@ state = "{dir}/run"
         "name": node.namespace(),
         "plugins": [
             {
-                "type": "bridge", "bridge": "pods", "isGateway": true, "ipMasq": false, "hairpinMode": true,
+                // No bridge: what goes from pod to pod is routed, and meets the rules of policies on its way.
+                "type": "ptp", "ipMasq": false,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": format!("{dir}/leases"),
