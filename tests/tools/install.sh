@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the servers that the tests run against, at pinned versions, into a cache outside the repository:
-#   ${XDG_CACHE_HOME:-~/.cache}/spillway/tools/{minio,kubernetes,helm}-<version>
+#   ${XDG_CACHE_HOME:-~/.cache}/spillway/tools/{minio,kubernetes,helm,kind}-<version>
 #   ${XDG_CACHE_HOME:-~/.cache}/spillway/chdb-<version>/bin/python
-# Does nothing for what is already there. Usage: install.sh [minio] [chdb] [strace] [kubernetes] [helm]   (default: all)
+# Does nothing for what is already there. Usage: install.sh [minio] [chdb] [strace] [kubernetes] [helm] [kind]   (default: all)
+#        install.sh --path kind   where it is
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +16,10 @@ fail() { echo "tools: $*" >&2; exit 1; }
 minio_version() { awk '$1 == "github.com/minio/minio" { print $2 }' "$here/minio/go.mod"; }
 kubernetes_version() { awk '$1 == "k8s.io/kubernetes" { print $2 }' "$here/kubernetes/go.mod"; }
 helm_version() { awk '$1 == "helm.sh/helm/v3" { print $2 }' "$here/kubernetes/go.mod"; }
+# With what is written here in its name: it has more parts than kind.
+kind_version() {
+    echo "$(awk '$1 == "sigs.k8s.io/kind" { print $2 }' "$here/kind/go.mod")-$(cat "$here"/kind/*.go "$here/kind/go.mod" | md5sum | cut -c1-10)"
+}
 chdb_version() { sed -n 's/^chdb-core==\([^ \\]*\).*/\1/p' "$root/clickhouse-front/requirements.txt"; }
 
 # go_tool NAME VERSION FOLDER PACKAGE TIME [LDFLAGS]: builds PACKAGE of the module in FOLDER.
@@ -52,6 +57,9 @@ install_helm() {
         "$set/chartutil.k8sVersionMajor=1 $set/chartutil.k8sVersionMinor=$minor $set/lint/rules.k8sVersionMajor=1 $set/lint/rules.k8sVersionMinor=$minor"
 }
 
+# kind, and readers of a Containerfile and of a workflow, none of which needs Docker.
+install_kind() { go_tool kind "$(kind_version)" kind . "1 minute"; }
+
 install_chdb() {
     local version target requirements
     requirements=$root/clickhouse-front/requirements.txt
@@ -88,17 +96,24 @@ install_strace() {
     fail "the tests need strace: install your system's package"
 }
 
+if [ "${1:-}" = --path ]; then
+    [ "${2:-}" = kind ] || fail "usage: install.sh --path kind"
+    echo "$cache/tools/kind-$(kind_version)"
+    exit
+fi
+
 mkdir -p "$cache/tools"
 # One installer at a time: make and a test run may both ask.
 exec 9>"$cache/tools/.lock"
 flock 9
-for tool in ${*:-minio chdb strace kubernetes helm}; do
+for tool in ${*:-minio chdb strace kubernetes helm kind}; do
     case $tool in
         minio) install_minio ;;
         chdb) install_chdb ;;
         strace) install_strace ;;
         kubernetes) install_kubernetes ;;
         helm) install_helm ;;
-        *) fail "unknown tool '$tool': minio, chdb, strace, kubernetes or helm" ;;
+        kind) install_kind ;;
+        *) fail "unknown tool '$tool': minio, chdb, strace, kubernetes, helm or kind" ;;
     esac
 done
