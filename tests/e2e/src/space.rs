@@ -1,0 +1,331 @@
+//! One test's namespace: it admits only restricted pods and has a MinIO and a ClickHouse of its own.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use spillway_bucket::{Bucket, BucketError};
+use spillway_crds::LogPipeline;
+use spillway_model::settings::{BucketSettings, Place, S3Settings};
+use spillway_tests::kubernetes::pipelines::{self, NAME, merge};
+use spillway_tests::minio;
+use spillway_tests::wait::until;
+
+use crate::cluster::Cluster;
+use crate::forward::Forward;
+use crate::pods;
+
+/// For what takes kubelets, controllers and the operator some steps on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// API key of the tenant `shop`.
+pub const KEY: &str = "a-key-of-the-shop-that-is-long-enough";
+
+const SERVERS: [&str; 2] = [include_str!("../manifests/minio.yaml"), include_str!("../manifests/clickhouse.yaml")];
+
+pub struct Space {
+    pub cluster: Arc<Cluster>,
+    /// Name of the test.
+    pub test: String,
+    pub namespace: String,
+}
+
+impl Space {
+    #[must_use]
+    pub fn new(cluster: Arc<Cluster>, test: &str) -> Self {
+        let name: String =
+            test.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        let name = format!("e2e-{}", name.replace("--", "-"));
+        let namespace = name[..name.len().min(60)].trim_end_matches('-').to_owned();
+        Self { cluster, test: test.to_owned(), namespace }
+    }
+
+    /// Makes the namespace and waits for its servers.
+    pub async fn open(&self) {
+        self.close().await;
+        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": self.namespace, "labels": labels},
+        });
+        let namespace: Namespace = serde_json::from_value(namespace).expect("a namespace");
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        namespaces.create(&PostParams::default(), &namespace).await.expect("the namespace is created");
+        for secret in pipelines::secrets() {
+            self.create(&secret).await;
+        }
+        for server in SERVERS {
+            self.apply_yaml(server).await;
+        }
+        for server in ["minio", "clickhouse"] {
+            self.is_available(server).await;
+        }
+    }
+
+    /// Removes the namespace and waits until it is gone.
+    pub async fn close(&self) {
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        if namespaces.delete(&self.namespace, &DeleteParams::default()).await.is_err() {
+            return;
+        }
+        let since = Instant::now();
+        while namespaces.get_opt(&self.namespace).await.ok().flatten().is_some() {
+            if since.elapsed() > PATIENCE {
+                println!("{}: the namespace is still there", self.namespace);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.cluster.client.clone(), &self.namespace)
+    }
+
+    pub async fn create<K>(&self, object: &K) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let created = self.api().create(&PostParams::default(), object).await;
+        created.unwrap_or_else(|error| panic!("{} is not created: {error}", object.name_any()))
+    }
+
+    pub async fn get<K>(&self, name: &str) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        self.api::<K>().get(name).await.unwrap_or_else(|error| panic!("{name} can't be read: {error}"))
+    }
+
+    /// Merges `change` into an object, as its owner would with `kubectl patch`.
+    pub async fn change<K>(&self, name: &str, change: Value) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let manager = PatchParams { field_manager: Some("kubectl-edit".into()), ..PatchParams::default() };
+        let changed = self.api().patch(name, &manager, &Patch::Merge(change)).await;
+        changed.unwrap_or_else(|error| panic!("{name} is not changed: {error}"))
+    }
+
+    /// Changes the spec of the pipeline.
+    pub async fn change_spec(&self, change: Value) -> LogPipeline {
+        self.change(NAME, json!({"spec": change})).await
+    }
+
+    /// `kubectl apply -f -` in this namespace, with the images of this run.
+    pub async fn apply_yaml(&self, yaml: &str) -> String {
+        let images = &self.cluster.images;
+        let yaml = yaml
+            .replace("localhost/spillway/minio:test", &images.minio)
+            .replace("localhost/spillway/clickhouse:test", &images.clickhouse)
+            .replace("localhost/spillway/spillway:test", &images.spillway);
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), yaml).expect("the file is written");
+        self.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await
+    }
+
+    /// What `kubectl` says in this namespace.
+    pub async fn kubectl(&self, arguments: &[&str]) -> String {
+        let all: Vec<_> = ["--namespace", &self.namespace].into_iter().chain(arguments.iter().copied()).collect();
+        crate::cluster::run(self.cluster.kubectl(&all)).await
+    }
+
+    /// The pipeline that most tests make, with `change` merged into its spec: two ingest pods, two syncers, one tenant
+    /// `shop` with a project of that name.
+    #[must_use]
+    pub fn pipeline(&self, change: Value) -> LogPipeline {
+        let small = json!({"requests": {"cpu": "50m", "memory": "64Mi"}});
+        let mut spec = json!({
+            "storage": {
+                "s3": {
+                    "endpoint": "http://minio:9000", "region": minio::REGION, "bucket": minio::BUCKET,
+                    "credentialsSecretRef": {"name": "bucket"},
+                },
+                "bucketPolicy": {"create": true},
+            },
+            "clickhouse": {"url": "http://clickhouse:8123"},
+            "ingest": {"replicas": 2, "resources": small},
+            "syncer": {"resources": small},
+            "tenants": [pipelines::tenant("shop", "shop-keys")],
+        });
+        merge(&mut spec, change);
+        LogPipeline::new(NAME, serde_json::from_value(spec).expect("a spec"))
+    }
+
+    /// Creates [`Space::pipeline`] and waits until it is ready.
+    pub async fn ready_pipeline(&self, change: Value) {
+        self.create(&self.pipeline(change)).await;
+        self.is_ready().await;
+    }
+
+    /// Waits for `Ready=True` of the pipeline's present generation.
+    pub async fn is_ready(&self) {
+        self.condition("Ready", "True", None).await;
+    }
+
+    /// Waits for a condition that speaks of the present generation; says how it is now when it doesn't come.
+    pub async fn condition(&self, type_: &str, status: &str, reason: Option<&str>) -> Condition {
+        let api: Api<LogPipeline> = self.api();
+        let since = Instant::now();
+        loop {
+            let pipeline = api.get(NAME).await.ok();
+            let generation = pipeline.as_ref().and_then(|pipeline| pipeline.metadata.generation);
+            let conditions = pipeline.and_then(|pipeline| pipeline.status).map(|status| status.conditions);
+            let conditions = conditions.unwrap_or_default();
+            let found = conditions.iter().find(|condition| {
+                condition.type_ == type_
+                    && condition.status == status
+                    && condition.observed_generation == generation
+                    && reason.is_none_or(|reason| condition.reason == reason)
+            });
+            if let Some(found) = found {
+                return found.clone();
+            }
+            assert!(
+                since.elapsed() < PATIENCE,
+                "{type_}={status} {reason:?} did not come in {} (generation {generation:?}): {}",
+                self.namespace,
+                serde_json::to_string_pretty(&conditions).unwrap_or_default()
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until `look` finds what it looks for in the named object.
+    pub async fn sees<K, T>(&self, what: &str, name: &str, look: impl Fn(&K) -> Option<T>) -> T
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = self.api();
+        let seen = async || api.get_opt(name).await.ok().flatten().as_ref().and_then(&look);
+        until(&format!("{what} ({})", self.namespace), PATIENCE, seen).await
+    }
+
+    /// Waits until the named object is gone.
+    pub async fn goes<K>(&self, name: &str)
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = self.api();
+        until(&format!("the end of {name} ({})", self.namespace), PATIENCE, async || {
+            api.get_opt(name).await.ok().filter(Option::is_none).map(drop)
+        })
+        .await;
+    }
+
+    /// Waits until a Deployment has rolled out: all its pods are of its present template, and ready.
+    pub async fn is_available(&self, deployment: &str) {
+        self.sees(&format!("{deployment} to be available"), deployment, |object: &Deployment| {
+            let status = object.status.as_ref()?;
+            let wanted = object.spec.as_ref()?.replicas.unwrap_or(1);
+            let is_seen = status.observed_generation == object.metadata.generation;
+            let all = [status.replicas, status.updated_replicas, status.ready_replicas]
+                .iter()
+                .all(|count| count.unwrap_or(0) == wanted);
+            (is_seen && all).then_some(())
+        })
+        .await;
+    }
+
+    /// Pods of this namespace with a label, those that are being deleted as well.
+    pub async fn pods(&self, label: &str) -> Vec<Pod> {
+        let list = self.api::<Pod>().list(&ListParams::default().labels(label)).await;
+        list.expect("pods can be listed").items
+    }
+
+    /// The pipeline's pods: `ingest` or `syncer`.
+    pub async fn component(&self, component: &str) -> Vec<Pod> {
+        self.pods(&format!("spillway.dev/pipeline={NAME},app.kubernetes.io/component={component}")).await
+    }
+
+    /// The pod of the syncer that holds the Lease.
+    pub async fn leader(&self) -> Pod {
+        use k8s_openapi::api::coordination::v1::Lease;
+        let holder = self
+            .sees("a leading syncer", &format!("{NAME}-syncer"), |lease: &Lease| {
+                let holder = lease.spec.as_ref()?.holder_identity.clone()?;
+                (!holder.is_empty()).then_some(holder)
+            })
+            .await;
+        // The identity begins with the pod's name.
+        let pods = self.component("syncer").await;
+        let leader = pods.into_iter().find(|pod| holder.starts_with(&pod.name_any()));
+        leader.unwrap_or_else(|| panic!("{holder} is no pod of {}", self.namespace))
+    }
+
+    /// Where the servers' volumes are; traffic comes from there, so that the other node can be emptied.
+    pub async fn home(&self) -> String {
+        pods::node(self.pods("app=clickhouse").await.first().expect("a ClickHouse")).to_owned()
+    }
+
+    /// What ClickHouse answers to a query, in tab-separated lines.
+    ///
+    /// # Errors
+    /// When it can't be reached or refuses the query.
+    pub async fn try_sql(&self, query: &str) -> Result<String, String> {
+        let path = format!("/api/v1/namespaces/{}/services/clickhouse:8123/proxy/", self.namespace);
+        let request = http::Request::post(path).body(query.as_bytes().to_vec()).map_err(|e| e.to_string())?;
+        self.cluster.client.request_text(request).await.map_err(|error| error.to_string())
+    }
+
+    /// The same; fails when there is no answer.
+    pub async fn sql(&self, query: &str) -> String {
+        self.try_sql(query).await.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// Rows of the table.
+    pub async fn rows(&self) -> u64 {
+        self.sql("SELECT count() FROM spillway.logs").await.trim().parse().expect("a number")
+    }
+
+    /// The test's bucket. The forward has to be kept while it is used.
+    pub async fn bucket(&self) -> (Bucket, Forward) {
+        let forward = Forward::open(self, "service/minio", 9000).await;
+        let credentials = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(credentials.path().join("access_key_id"), minio::ACCESS_KEY).expect("a file");
+        std::fs::write(credentials.path().join("secret_access_key"), minio::SECRET_KEY).expect("a file");
+        let settings = BucketSettings {
+            place: Place::S3(S3Settings {
+                endpoint: Some(forward.url()),
+                region: minio::REGION.to_owned(),
+                bucket: minio::BUCKET.to_owned(),
+                path_style: true,
+                credentials_dir: Some(credentials.keep()),
+                ca_file: None,
+            }),
+            prefix: String::new(),
+        };
+        (Bucket::open(&settings).await.expect("the bucket opens"), forward)
+    }
+}
+
+/// Everything in a bucket.
+///
+/// # Errors
+/// When it can't be listed.
+pub async fn keys(bucket: &Bucket) -> Result<Vec<String>, BucketError> {
+    let (mut keys, mut after) = (Vec::new(), None);
+    loop {
+        let page = bucket.list("", after.as_deref(), 1000).await?;
+        keys.extend(page.objects.into_iter().map(|object| object.key));
+        after = page.next;
+        if after.is_none() {
+            return Ok(keys);
+        }
+    }
+}
