@@ -9,10 +9,10 @@ ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test test-operator test-chart crash bench lint tools bins pytest crd cluster-up cluster-down
+.PHONY: help run test test-operator test-chart crash bench lint tools bins pytest crd cluster-up cluster-down images e2e-kind
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until Ctrl-C (ARGS=--once: don't go on)
 	cargo build -p spillway-cli
@@ -27,8 +27,8 @@ test: tools pytest test-chart bins ## Run every test
 test-operator: tools bins ## Run the operator against a real control plane (ARGS: words of the tests' names)
 	cargo test -p spillway-tests --test operator -- $(ARGS)
 
-test-chart: tools $(CHART)/bin/pytest ## Render and install the chart on a real API server
-	$(CHART)/bin/python -m pytest -q tests/chart
+test-chart: tools $(CHART)/bin/pytest ## Render and install the chart on a real API server; read the image's recipe and kind's
+	$(CHART)/bin/python -m pytest -q tests/chart tests/kind
 
 crash: tools bins ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
@@ -68,3 +68,11 @@ cluster-up: tools bins ## Start a cluster of two nodes on this machine, with our
 
 cluster-down: ## Stop it
 	target/debug/cluster down
+
+# Usually for a registry: make images IMAGE=registry.example.com/spillway:0.1.0 ARGS=--push
+IMAGE ?= spillway:dev
+images: ## Build the image for amd64 and arm64 with Docker (IMAGE: its name; ARGS: --push)
+	tests/kind/image.sh $(IMAGE) --platform linux/amd64,linux/arm64 $(ARGS)
+
+e2e-kind: ## Run the tests of `make e2e` on kind, with Docker (ARGS: words of the tests' names)
+	tests/kind/e2e.sh $(ARGS)
