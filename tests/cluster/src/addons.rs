@@ -1,4 +1,4 @@
-//! CoreDNS, metrics-server and the enforcer of policies: processes beside the first node, the first two behind Services
+//! CoreDNS, metrics-server and our own keeper: processes beside the first node, the first two behind Services
 //! that name their address.
 
 use std::io::Write as _;
@@ -35,9 +35,9 @@ pub fn start(state: &State) -> Result<()> {
     metrics.args(["--kubelet-request-timeout", "5s", "--metric-resolution", "10s"]);
     record::start(state, "metrics-server", &mut metrics)?;
 
-    let mut enforcer = net::enter(NODES[0], std::env::current_exe()?);
-    enforcer.arg("--dir").arg(state.dir()).arg("enforce");
-    record::start(state, "enforcer", &mut enforcer)?;
+    let mut keeper = net::enter(NODES[0], std::env::current_exe()?);
+    keeper.arg("--dir").arg(state.dir()).arg("keep");
+    record::start(state, "keeper", &mut keeper)?;
 
     let names = [("dns", "UDP", 53, 53), ("dns-tcp", "TCP", 53, 53)];
     let mut objects = service("kube-dns", Some(net::DNS), net::DNS_SERVER, &names);

@@ -43,9 +43,12 @@ pub fn create(name: &str) -> Result<()> {
 
 /// Kills every process in it and removes it.
 pub fn remove(name: &str) {
+    let mut roots = hierarchies();
+    // Without controllers, but runc makes its groups there as well.
+    roots.push(Path::new(ROOT).join("unified"));
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(10) {
-        let dirs: Vec<PathBuf> = hierarchies().iter().flat_map(|root| tree(&root.join(name))).collect();
+        let dirs: Vec<PathBuf> = roots.iter().flat_map(|root| tree(&root.join(name))).collect();
         let pids: Vec<i32> = dirs.iter().flat_map(|dir| processes(dir)).collect();
         for pid in &pids {
             if let Some(pid) = Pid::from_raw(*pid) {
@@ -56,7 +59,7 @@ pub fn remove(name: &str) {
         dirs.iter().rev().for_each(|dir| {
             fs::remove_dir(dir).ok();
         });
-        if hierarchies().iter().all(|root| !root.join(name).exists()) {
+        if roots.iter().all(|root| !root.join(name).exists()) {
             return;
         }
         std::thread::sleep(Duration::from_millis(50));

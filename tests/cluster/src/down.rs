@@ -1,57 +1,134 @@
 //! Stops what runs and removes what is left, also after a crash.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::{Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::net::{self, NODES};
-use crate::{State, cgroup, record};
+use crate::{State, cgroup, owner, record};
 
 /// Stops everything and removes the folder. Harmless when nothing runs.
-pub fn down(state: &State) {
+///
+/// Nothing is asked to end in good order: all that it has goes with it.
+///
+/// # Errors
+/// When something can't be removed.
+pub fn down(state: &State) -> Result<()> {
     let running = record::all(state);
+    let is_ours = !owner::is_other(state);
     // Kubelets first, or they would start again what is killed next.
-    for one in running.iter().filter(|one| one.name.starts_with("kubelet")) {
-        one.stop(Duration::from_secs(2));
+    let (kubelets, others): (Vec<_>, Vec<_>) =
+        running.into_iter().partition(|one| one.name.starts_with("kubelet"));
+    end(&kubelets);
+    if is_ours {
+        for node in NODES {
+            cgroup::remove(&node.namespace());
+        }
     }
-    for node in NODES {
-        cgroup::remove(&node.namespace());
+    kill_shims(state);
+    end(&others);
+    if is_ours {
+        // What was started and not yet written down, and whatever somebody ran in there.
+        kill_in_networks();
     }
-    stop_shims(state);
-    for one in &running {
-        one.stop(Duration::from_secs(5));
+    remove_traces(state);
+    unmount(state)?;
+    if is_ours {
+        net::remove();
+        owner::release(state);
     }
-    unmount(state);
-    net::remove();
-    fs::remove_dir_all(state.dir()).ok();
+    state.remove()?;
+    Ok(())
+}
+
+fn end(processes: &[record::Running]) {
+    processes.iter().for_each(|one| one.signal(Signal::KILL));
+    let since = Instant::now();
+    while processes.iter().any(record::Running::is_alive) && since.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// containerd's shims outlive it by design; their command lines name our socket.
-fn stop_shims(state: &State) {
+fn kill_shims(state: &State) {
     let ours = state.dir().to_string_lossy().into_owned();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    for (pid, dir) in processes() {
+        let command = fs::read(dir.join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command);
         let is_shim = command.split('\0').next().is_some_and(|program| program.contains("containerd-shim"));
-        let is_ours = command.split('\0').any(|argument| argument.starts_with(&ours));
-        if let Some(pid) = Pid::from_raw(pid).filter(|_| is_shim && is_ours) {
+        if is_shim && command.split('\0').any(|argument| argument.starts_with(&ours)) {
             kill_process(pid, Signal::KILL).ok();
         }
     }
 }
 
-/// Whatever is mounted below our folder, deepest first.
-fn unmount(state: &State) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+fn kill_in_networks() {
+    let networks: Vec<_> = NODES.iter().filter_map(|node| net::identity(&net::file(*node))).collect();
+    for (pid, dir) in processes() {
+        let is_inside = net::identity(&dir.join("ns/net")).is_some_and(|network| networks.contains(&network));
+        if is_inside && pid != rustix::process::getpid() {
+            kill_process(pid, Signal::KILL).ok();
+        }
+    }
+}
+
+fn processes() -> impl Iterator<Item = (Pid, std::path::PathBuf)> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_string_lossy().parse().ok()?;
+        Some((Pid::from_raw(pid)?, entry.path()))
+    })
+}
+
+/// What containerd, the plugins and kubelet leave in places that can't be chosen.
+fn remove_traces(state: &State) {
+    for node in NODES {
+        // A shim's socket is named after a digest and written down with its task.
+        let tasks = format!("{}/run/io.containerd.runtime.v2.task/k8s.io", node.name());
+        for task in entries(&state.dir().join(tasks)) {
+            let address = fs::read_to_string(task.join("address")).unwrap_or_default();
+            if let Some(socket) = address.strip_prefix("unix://") {
+                fs::remove_file(socket).ok();
+            }
+            // Results of the plugins, by the name of the network and of the sandbox.
+            let sandbox = task.file_name().unwrap_or_default().to_string_lossy();
+            for result in
+                [format!("cni-loopback-{sandbox}-lo"), format!("{}-{sandbox}-eth0", node.namespace())]
+            {
+                fs::remove_file(Path::new("/var/lib/cni/results").join(result)).ok();
+            }
+        }
+    }
+    for log in entries(Path::new("/var/log/containers")) {
+        if fs::read_link(&log).is_ok_and(|target| target.starts_with(state.dir())) {
+            fs::remove_file(&log).ok();
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Vec<std::path::PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Whatever is mounted below our folder, deepest first. What stays mounted might be anybody's: the folder is only removed
+/// when nothing does.
+fn unmount(state: &State) -> Result<()> {
     let ours = state.dir().to_string_lossy().into_owned();
     let below = |path: &str| path.strip_prefix(&ours).is_some_and(|rest| rest.starts_with('/'));
-    let mut points: Vec<_> =
-        mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| below(path)).collect();
-    points.sort_unstable();
-    for point in points.iter().rev() {
-        Command::new("umount").args(["-l", point]).output().ok();
+    for _ in 0..5 {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let mut points: Vec<_> =
+            mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| below(path)).collect();
+        if points.is_empty() {
+            return Ok(());
+        }
+        points.sort_unstable();
+        for point in points.iter().rev() {
+            Command::new("umount").args(["-l", point]).output().ok();
+        }
     }
+    bail!("something below {ours} can't be unmounted; see /proc/self/mounts")
 }

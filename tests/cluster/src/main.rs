@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use spillway_cluster::images::Sources;
-use spillway_cluster::{State, addons, down, images, lock, net, policy, record, up, with};
+use spillway_cluster::{State, addons, down, images, keeper, lock, record, up, with};
 
 /// A Kubernetes cluster of two nodes on this machine, in network namespaces of its own.
 #[derive(Parser)]
@@ -51,9 +51,9 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Enforce NetworkPolicies, as a process of the cluster itself
+    /// Enforce policies and empty volumes, as a process of the cluster itself
     #[command(hide = true)]
-    Enforce,
+    Keep,
     /// Run kubectl in it
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<ExitCode> {
-    let state = State::open(&args.dir.unwrap_or_else(State::default_dir))?;
+    let dir = args.dir.unwrap_or_else(State::default_dir);
     let since = Instant::now();
     // Not on stdout, which is the command's.
     let say = move |what: &str| {
@@ -92,23 +92,26 @@ fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Up => {
             let _lock = lock::take(Duration::ZERO)?;
+            let state = State::open(&dir)?;
             up(&state, &say)?;
             say(&format!("kubeconfig: {}", state.kubeconfig().display()));
         }
         Command::Down => {
             let _lock = lock::take(Duration::from_secs(60))?;
-            down(&state);
+            down(&State::open(&dir)?)?;
             say("down");
         }
         Command::Status => {
+            let state = State::find(&dir)?;
             for one in record::all(&state) {
                 let how = if one.is_alive() { "runs" } else { "has ended" };
                 writeln!(io::stdout(), "{} {how} (pid {})", one.name, one.pid)?;
             }
             addons::kubectl(&state)?.args(["get", "nodes", "-o", "wide"]).status()?;
         }
-        Command::Load { from } => images::load(&state, &from.into(), &say)?,
+        Command::Load { from } => images::load(&State::find(&dir)?, &from.into(), &say)?,
         Command::With { load, from, command } => {
+            let state = State::open(&dir)?;
             let sources = Sources::from(from);
             let start = {
                 let state = state.clone();
@@ -125,13 +128,12 @@ fn run(args: Args) -> Result<ExitCode> {
             return Ok(ExitCode::from(code));
         }
         Command::Run { command } => {
-            if !net::file(net::NODES[0]).exists() {
-                bail!("no cluster runs: start one with cluster up");
-            }
-            return Err(with::inside(&state, &command)?.exec().into());
+            return Err(with::inside(&State::find(&dir)?, &command)?.exec().into());
         }
-        Command::Enforce => policy::run(&state)?,
-        Command::Kubectl { arguments } => return Err(addons::kubectl(&state)?.args(arguments).exec().into()),
+        Command::Keep => keeper::run(&State::find(&dir)?)?,
+        Command::Kubectl { arguments } => {
+            return Err(addons::kubectl(&State::find(&dir)?)?.args(arguments).exec().into());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

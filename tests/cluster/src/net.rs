@@ -1,6 +1,6 @@
 //! The network: a namespace per node, joined by a veth pair. Nothing of it is on the host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -72,7 +72,7 @@ pub fn create() -> Result<()> {
             run(Command::new("ip").args(["netns", "add", &node.namespace()]))?;
         }
         ip(node, "link set lo up")?;
-        run(enter(node, "sysctl").args(["-qw", "net.ipv4.ip_forward=1"]))?;
+        run(enter(node, "sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))?;
     }
     let [first, second] = NODES;
     // Some kernels know no dummy link: a bridge is the first node's interface, with the other node behind it.
@@ -102,8 +102,18 @@ pub fn remove() {
     for node in NODES {
         if file(node).exists() {
             run(Command::new("ip").args(["netns", "del", &node.namespace()])).ok();
+            // One that was being made is a file and no namespace yet.
+            std::fs::remove_file(file(node)).ok();
         }
     }
+}
+
+/// What tells a network namespace from others.
+#[must_use]
+pub fn identity(file: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 fn ip(node: Node, arguments: &str) -> Result<()> {

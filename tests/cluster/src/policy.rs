@@ -1,5 +1,5 @@
-//! NetworkPolicies made real, because the plugins that connect pods here enforce none: a process that watches what the
-//! policies speak of and keeps rules for them in the kernel.
+//! NetworkPolicies made real, because the plugins that connect pods here enforce none: what the policies speak of is
+//! watched, and rules for it are kept in the kernel.
 //!
 //! What it leaves out: IPv6, and connections that were open before a policy came.
 
@@ -20,34 +20,22 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod, PodStatus};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::ObjectMeta;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, Config, Resource};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::State;
 use crate::net::{self, NODES};
 
 /// Changes come in bursts: a Deployment's pods, a namespace's policies.
 const BURST: Duration = Duration::from_millis(20);
 
-/// Enforces until the process is ended.
+/// Watches and enforces until the process is ended.
 ///
 /// # Errors
-/// When there is no way to ask the API server; what fails later is tried again.
-pub fn run(state: &State) -> Result<()> {
-    // Fails when it was done before, which is as good.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let kubeconfig = Kubeconfig::read_from(state.kubeconfig())?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        enforce(Client::try_from(config)?).await
-    })
-}
-
-async fn enforce(client: Client) -> Result<()> {
+/// When nothing can be watched; what fails later is tried again.
+pub async fn enforce(client: Client) -> Result<std::convert::Infallible> {
     let changed = Arc::new(Notify::new());
     let pods: Store<Pod> = watch(client.clone(), &changed);
     let namespaces: Store<Namespace> = watch(client.clone(), &changed);

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,16 +23,6 @@ impl Running {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         start_time(self.pid) == Some(self.started)
-    }
-
-    /// SIGTERM, and SIGKILL when it doesn't listen.
-    pub fn stop(&self, patience: Duration) {
-        self.signal(Signal::TERM);
-        let since = Instant::now();
-        while self.is_alive() && since.elapsed() < patience {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        self.signal(Signal::KILL);
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -107,7 +96,7 @@ mod tests {
         let running = Running { name: "sleep".into(), pid: child.id(), started };
         assert!(running.is_alive());
         assert!(!Running { started: started + 1, ..running.clone() }.is_alive());
-        running.stop(Duration::from_secs(5));
+        running.signal(Signal::KILL);
         child.wait().unwrap();
         assert!(!running.is_alive());
     }

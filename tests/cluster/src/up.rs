@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::net::{self, NODES};
-use crate::{State, addons, control_plane, disks, down, images, keys, node, record, tools};
+use crate::{State, addons, control_plane, disks, down, images, keys, node, owner, record, tools};
 
 /// Starts everything over a fresh folder and returns when both nodes are ready.
 ///
@@ -15,8 +15,10 @@ use crate::{State, addons, control_plane, disks, down, images, keys, node, recor
 pub fn up(state: &State, say: &dyn Fn(&str)) -> Result<()> {
     tools::check()?;
     // What an earlier one left, whether it was stopped or crashed.
-    down(state);
+    owner::take(state)?;
+    down(state)?;
     let state = &State::open(state.dir())?;
+    owner::take(state)?;
     net::create()?;
     keys::write(state)?;
     for node in NODES {

@@ -51,15 +51,16 @@ pub fn with(
             started = &mut starting => started??,
             signal = signals.next() => {
                 // What is coming up finds that the rest is gone, and gives up.
-                down(state);
+                down(state).ok();
                 starting.await?.ok();
                 return Ok(code(ExitStatus::from_raw(signal.as_raw())));
             }
         }
         run(inside(state, command)?, signals).await
     });
-    let _lock = lock::take(PATIENCE);
-    down(state);
+    let _lock = lock::take(PATIENCE)?;
+    // What it came up with after it had been taken down.
+    down(&State::open(state.dir())?)?;
     ended
 }
 
