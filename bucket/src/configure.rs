@@ -5,6 +5,7 @@
 //! [`Note`] and stops nothing, because the pipeline works without it.
 
 pub mod plan;
+pub mod preview;
 pub mod reach;
 pub mod rules;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use crate::s3::S3Bucket;
 use crate::{Backend, Bucket, BucketError};
 pub use plan::{Change, Observed, Plan, plan};
 use plan::{Refusal, RefusalKind, Rules, Seen};
+pub use preview::{Preview, preview};
 
 /// Looked at again after writing, so often: another pipeline may have written its rules at the same moment.
 const ROUNDS: u32 = 3;

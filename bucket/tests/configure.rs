@@ -11,7 +11,7 @@ use aws_sdk_s3::types::{
 use bytes::Bytes;
 use common::relay::{Canned, Relay};
 use common::{MINIO, open, open_by, s3, session_keys};
-use spillway_bucket::configure::{Encryption, NoteKind, Policy, Report, Setting, configure};
+use spillway_bucket::configure::{Encryption, NoteKind, Policy, Report, Setting, configure, preview};
 use spillway_bucket::{Bucket, DEAD_LETTER_TAG, PutMeta};
 
 /// What MinIO can do.
@@ -70,6 +70,31 @@ async fn a_bucket_is_made_and_set_up_and_a_second_run_writes_nothing() {
     assert_eq!(second.notes, first.notes);
     // MinIO's own way with incomplete uploads.
     assert_eq!(second.notes.iter().map(|note| note.kind).collect::<Vec<_>>(), [NoteKind::NotSupported]);
+}
+
+#[tokio::test]
+async fn a_preview_writes_nothing_and_says_what_is_done_then() {
+    let relay = Relay::start(MINIO.port(), Vec::new());
+    let bucket = open(&relay.endpoint(), "previewed", "logs/").await;
+    let before = preview(&bucket, &policy()).await.unwrap();
+    assert_eq!(before.now, ["there is no such bucket"]);
+    assert_eq!(before.then[..2], ["the bucket is created", "versioning: on"]);
+    assert!(before.then[2..].iter().all(|line| line.starts_with("lifecycle rule")), "{:?}", before.then);
+    let asked = relay.take();
+    assert!(asked.iter().all(|line| line.starts_with("HEAD ") || line.starts_with("GET ")), "{asked:?}");
+    assert!(s3().head_bucket().bucket("previewed").send().await.is_err());
+
+    configure(&bucket, &policy()).await.unwrap();
+    let after = preview(&bucket, &policy()).await.unwrap();
+    assert_eq!((after.now.len(), after.then.len()), (0, 0), "{after:?}");
+    let longer = Policy { dead_letter_expiry_days: Some(9), ..policy() };
+    let changed = preview(&bucket, &longer).await.unwrap();
+    let rule = |days: u8| {
+        format!("lifecycle rule \"spillway:logs/:dead-letters\": dead letters expire after {days} days")
+    };
+    assert_eq!((changed.now, changed.then), (vec![rule(7)], vec![rule(9)]));
+    let missing = preview(&open(&MINIO.endpoint(), "not-there", "").await, &Policy::default()).await;
+    assert_eq!(missing.unwrap_err().reason(), "NoSuchBucket");
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     }
     changes.extend(cluster.removals(&plan.objects).await?);
     if !args.objects_only {
+        changes.extend(outside::bucket(&plan, &pipeline, &inputs.secrets).await);
         changes.extend(outside::schema(&plan, &pipeline, &inputs.secrets).await);
     }
 

@@ -173,17 +173,13 @@ impl ValidatedPipeline {
     #[must_use]
     pub fn missing_in_a_cluster(&self) -> Vec<FieldError> {
         let mut missing = Vec::new();
-        let mut miss = |path: &str, remedy| {
-            missing.push(FieldError { path: path.to_owned(), problem: Problem::Missing { remedy } });
-        };
         if self.storage.s3.is_none() {
-            miss("spec.storage.s3", "name the bucket, or run the pipeline on one machine with `spillway up`");
+            let remedy = "name the bucket, or run the pipeline on one machine with `spillway up`";
+            missing.push(FieldError::missing("spec.storage.s3", remedy));
         }
         if self.clickhouse.url.is_none() {
-            miss(
-                "spec.clickhouse.url",
-                "name the server, or run the pipeline on one machine with `spillway up`",
-            );
+            let remedy = "name the server, or run the pipeline on one machine with `spillway up`";
+            missing.push(FieldError::missing("spec.clickhouse.url", remedy));
         }
         missing
     }

@@ -23,6 +23,8 @@ pub(crate) const SKIP_ANNOTATION: &str = "spillway.dev/skip-cleanup";
 pub(crate) struct Course {
     /// In a row.
     failures: u32,
+    /// What the last step failed by, if it did.
+    trouble: Option<String>,
     /// For people.
     cleaned: Vec<String>,
     dropped: bool,

@@ -104,6 +104,7 @@ pub(crate) enum Reason {
     StatusStale,
     // Ready
     Ready,
+    Deleting,
     Paused,
     Suspended,
     Suspending,
@@ -198,6 +199,20 @@ pub(crate) fn next(
         |condition: &&Condition| findings.iter().any(|(type_, _)| type_.to_string() == condition.type_);
     all.extend(old.iter().filter(|condition| !said(condition)).cloned());
     (ours(&all), changes)
+}
+
+/// What conditions say, without their reasons.
+pub(crate) fn said(conditions: &[Condition]) -> Vec<(Type, Finding)> {
+    let finding = |condition: &Condition| {
+        let status = match condition.status.as_str() {
+            "True" => Truth::True,
+            "False" => Truth::False,
+            _ => Truth::Unknown,
+        };
+        Finding { status, reason: Reason::Outside("Said"), message: condition.message.clone() }
+    };
+    let typed = |condition: &Condition| Some((Type::named(&condition.type_)?, finding(condition)));
+    conditions.iter().filter_map(typed).collect()
 }
 
 /// Whether all is well, from what is said of the parts: the first that isn't is the reason.

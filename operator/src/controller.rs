@@ -34,7 +34,7 @@ pub(crate) const CLEANING: usize = 24;
 /// For what was begun when the operator is told to stop. What isn't done then is begun anew by the next one.
 const DRAIN: Duration = Duration::from_secs(20);
 /// After this long without a first list people are told what is missing.
-const LIST_PATIENCE: Duration = Duration::from_secs(30);
+const LIST_PATIENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
 /// A change of a pipeline makes a handful of events.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
@@ -99,10 +99,13 @@ pub(crate) async fn run(ctx: Arc<Ctx>, scope: Option<String>, stop: Cancellation
             () = feeds::all_listed(&mut listed) => break,
             Some(ended) = watches.join_next() => return Err(broken(ended)),
             () = tokio::time::sleep(LIST_PATIENCE) => {
-                tracing::warn!(scope = feed.scope(), "nothing is done before these are listed: {}", feed.unlisted());
+                let kinds = feed.unlisted();
+                tracing::warn!(scope = feed.scope(), "nothing is done before these are listed: {kinds}");
+                ctx.readiness.lacks(feed.scope(), kinds);
             }
         }
     }
+    ctx.readiness.listed(feed.scope());
     tracing::info!(scope = feed.scope(), "watching");
     let requests = requests.map(Ok::<_, Infallible>);
     let queue = requests.take_until(stop.clone().cancelled_owned());

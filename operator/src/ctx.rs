@@ -7,7 +7,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::Wakes, inventory::Inventory, memory::Memories, metrics::Metrics, secret_cache::SecretCache,
+    admin::Readiness, controller::Wakes, inventory::Inventory, memory::Memories, metrics::Metrics,
+    secret_cache::SecretCache,
 };
 
 pub(crate) struct Ctx {
@@ -16,6 +17,7 @@ pub(crate) struct Ctx {
     /// One for all: it counts repeated events in memory.
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) readiness: Arc<Readiness>,
     pub(crate) inventory: Inventory,
     pub(crate) secrets: SecretCache,
     pub(crate) memories: Memories,

@@ -76,6 +76,11 @@ pub(crate) async fn last_known(
 }
 
 impl Dereferenced {
+    /// The objects alone, which need not be asked for.
+    pub(crate) fn of_objects(ctx: &Ctx, target: &Target) -> Self {
+        Self::with(ctx, target, Named::default())
+    }
+
     fn with(ctx: &Ctx, target: &Target, named: Named) -> Self {
         Self {
             secrets: named.secrets,

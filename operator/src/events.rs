@@ -90,6 +90,7 @@ fn of_change(change: &Change) -> Option<Event> {
             | "NoPodsReady"
             | "NoLeader"
             | "NotLookedAt"
+            | "Deleting"
             | "SpecInvalid"
     );
     let event_type = match (type_, to) {
@@ -111,6 +112,25 @@ fn of_change(change: &Change) -> Option<Event> {
         action: "Reconcile".to_owned(),
         secondary: None,
     })
+}
+
+/// How many there are and the first few of them, in a line: notes are cut, and people read lists of them.
+pub(crate) fn few(what: &str, all: &[&str]) -> String {
+    const SHOWN: usize = 3;
+    const LONGEST: usize = 80;
+    let mut shown: Vec<String> = all
+        .iter()
+        .take(SHOWN)
+        .map(|text| match text.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+            None => (*text).to_owned(),
+        })
+        .collect();
+    if all.len() > SHOWN {
+        shown.push(format!("{} more", all.len() - SHOWN));
+    }
+    let plural = if all.len() == 1 { "" } else { "s" };
+    format!("{} {what}{plural}: {}", all.len(), shown.join("; "))
 }
 
 fn cut(mut note: String) -> String {
@@ -135,11 +155,27 @@ mod tests {
             (Type::SchemaReady, Truth::Unknown, "NotLookedAt", None),
             (Type::Ready, Truth::True, "Ready", Some(EventType::Normal)),
             (Type::Ready, Truth::False, "Denied", None),
+            // What becomes of it has events of its own.
+            (Type::Ready, Truth::False, "Deleting", None),
+            (Type::IngestAvailable, Truth::False, "Deleting", None),
             (Type::Ready, Truth::False, "Suspended", Some(EventType::Normal)),
         ] {
             let change = Change { type_, to, reason: reason.to_owned(), message: String::new() };
             assert_eq!(of_change(&change).map(|event| event.type_), expected, "{change:?}");
         }
+    }
+
+    #[test]
+    fn a_long_list_is_told_by_its_number_and_its_first() {
+        assert_eq!(few("statement", &["create a"]), "1 statement: create a");
+        let long = "x".repeat(500);
+        let all = ["create a", &long, "create c", "create d", "create e"];
+        let line = few("statement", &all);
+        assert!(
+            line.starts_with("5 statements: create a; xxx") && line.ends_with("...; create c; 2 more"),
+            "{line}"
+        );
+        assert!(line.len() < 200, "{}", line.len());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What is said of a pipeline, from what was seen and done. Pure.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use spillway_crds::{FieldError, validate::RefusedTenant};
 
 use crate::{
-    conditions::{Finding, Reason, Truth, Type, ready},
+    conditions::{self, Finding, Reason, Truth, Type, ready},
     gate::Decision,
     inventory::Rollout,
     kinds::Id,
@@ -23,9 +24,11 @@ pub(crate) struct Component<'a> {
     /// What the pods themselves say.
     pub(crate) pods: Option<&'a str>,
     pub(crate) suspend: bool,
+    /// Pods that the operator asks for; `None`: somebody else says how many.
+    pub(crate) planned: Option<i32>,
 }
 
-/// Mistakes in one line.
+/// Mistakes in one line. Each has a `;` before what to do about it, hence another sign between them.
 pub(crate) fn text(errors: &[FieldError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
 }
@@ -48,13 +51,8 @@ pub(crate) fn tenants(refused: &[RefusedTenant], total: usize) -> Finding {
     if refused.is_empty() {
         return Finding::good(Reason::AllValid, format!("{total} of {total} tenants can send"));
     }
-    let why: Vec<_> = refused
-        .iter()
-        .map(|tenant| {
-            let errors: Vec<_> = tenant.errors.iter().map(ToString::to_string).collect();
-            format!("{}: {}", tenant.name, errors.join(", "))
-        })
-        .collect();
+    let why: Vec<_> =
+        refused.iter().map(|tenant| format!("{}: {}", tenant.name, text(&tenant.errors))).collect();
     let left = total.saturating_sub(refused.len());
     let message = format!("{left} of {total} tenants can send, left out: {}", why.join(" | "));
     Finding::bad(Reason::TenantsLeftOut, message)
@@ -74,8 +72,12 @@ pub(crate) fn ingest(component: &Component<'_>) -> Finding {
             Finding::bad(Reason::Suspending, "ingest writes what it has and ends")
         };
     }
-    if rollout.wanted == 0 {
-        let message = "no pods are wanted; set spec.ingest.replicas";
+    // Pods that are asked for come as soon as the Deployment is seen with its new number.
+    if rollout.wanted == 0 && component.planned.is_none_or(|planned| planned == 0) {
+        let message = match component.planned {
+            Some(_) => "no pods are wanted; set spec.ingest.replicas",
+            None => "the Deployment is scaled to zero, where autoscalers leave it; scale it up by hand",
+        };
         return Finding::bad(Reason::ScaledToZero, message);
     }
     pods(component, rollout, "can receive")
@@ -138,7 +140,8 @@ fn in_the_way(component: &Component<'_>) -> Option<Finding> {
 }
 
 fn pods(component: &Component<'_>, rollout: &Rollout, what: &str) -> Finding {
-    let count = format!("{} of {} pods {what}", rollout.available, rollout.wanted);
+    let wanted = component.planned.filter(|_| rollout.wanted == 0).unwrap_or(rollout.wanted);
+    let count = format!("{} of {wanted} pods {what}", rollout.available);
     let trouble = component.pods.map(str::to_owned).or_else(|| rollout.trouble.clone());
     if rollout.available == 0 {
         return match trouble {
@@ -156,13 +159,24 @@ fn pods(component: &Component<'_>, rollout: &Rollout, what: &str) -> Finding {
     }
 }
 
+/// All conditions of a paused pipeline, Ready first: as what was last `said` of the parts that nobody looks at, and as
+/// its pods are now.
+pub(crate) fn paused(parts: Vec<(Type, Finding)>, said: &[Condition]) -> Vec<(Type, Finding)> {
+    let mut known = conditions::said(said);
+    known
+        .retain(|(type_, _)| *type_ != Type::Ready && !parts.iter().any(|(looked_at, _)| looked_at == type_));
+    known.extend(parts.iter().cloned());
+    let Finding { status, message, .. } = ready(&known);
+    let message = format!("the operator leaves everything as it is (spec.paused); {message}");
+    let mut all = vec![(Type::Ready, Finding { status, reason: Reason::Paused, message })];
+    all.extend(parts);
+    all
+}
+
 /// All conditions, Ready first.
-pub(crate) fn all(parts: Vec<(Type, Finding)>, paused: bool, suspend: bool) -> Vec<(Type, Finding)> {
+pub(crate) fn all(parts: Vec<(Type, Finding)>, suspend: bool) -> Vec<(Type, Finding)> {
     let mut whole = ready(&parts);
-    if paused {
-        whole.reason = Reason::Paused;
-        whole.message = format!("the operator leaves everything as it is (spec.paused); {}", whole.message);
-    } else if suspend {
+    if suspend {
         let stopped = |(type_, finding): &(Type, Finding)| {
             !matches!(type_, Type::IngestAvailable | Type::SyncerAvailable)
                 || finding.reason == Reason::Suspended
@@ -199,6 +213,7 @@ mod tests {
             failed: Vec::new(),
             pods: None,
             suspend: false,
+            planned: rollout.map(|rollout| rollout.wanted),
         }
     }
 
@@ -222,6 +237,9 @@ mod tests {
             (component(Some(&none)), Truth::False, Reason::NoPodsReady),
             (component(None), Truth::False, Reason::NoPodsReady),
             (component(Some(&zero)), Truth::False, Reason::ScaledToZero),
+            (Component { planned: None, ..component(Some(&zero)) }, Truth::False, Reason::ScaledToZero),
+            // Resumed a moment ago.
+            (Component { planned: Some(2), ..component(Some(&zero)) }, Truth::False, Reason::NoPodsReady),
             (Component { suspend: true, ..component(Some(&zero)) }, Truth::False, Reason::Suspended),
             (Component { suspend: true, ..component(Some(&all)) }, Truth::False, Reason::Suspending),
             (
@@ -272,14 +290,49 @@ mod tests {
             (Type::IngestAvailable, Finding::bad(Reason::Suspended, "")),
             (Type::SyncerAvailable, Finding::bad(Reason::Suspended, "")),
         ];
-        for (parts, paused, suspend, status, reason) in [
-            (good(), false, false, Truth::True, Reason::Ready),
-            (good(), true, false, Truth::True, Reason::Paused),
-            (good(), false, true, Truth::False, Reason::Suspending),
-            (stopped, false, true, Truth::False, Reason::Suspended),
+        for (parts, suspend, status, reason) in [
+            (good(), false, Truth::True, Reason::Ready),
+            (good(), true, Truth::False, Reason::Suspending),
+            (stopped, true, Truth::False, Reason::Suspended),
         ] {
-            let ready = all(parts, paused, suspend).remove(0).1;
+            let ready = all(parts, suspend).remove(0).1;
             assert_eq!((ready.status, ready.reason), (status, reason));
+        }
+    }
+
+    #[test]
+    fn a_paused_pipeline_is_as_ready_as_it_was_and_as_its_pods_are() {
+        let said = |bucket: Finding| {
+            let findings = [
+                (Type::Ready, Finding::bad(Reason::Outside("Denied"), "")),
+                (Type::TenantsValid, Finding::bad(Reason::TenantsLeftOut, "")),
+                (Type::BucketReady, bucket),
+                (Type::IngestAvailable, Finding::bad(Reason::NoPodsReady, "")),
+            ];
+            conditions::next(&[], &findings, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH).0
+        };
+        let pods = |good| {
+            let finding = if good {
+                Finding::good(Reason::Available, "")
+            } else {
+                Finding::bad(Reason::NoPodsReady, "none")
+            };
+            vec![(Type::IngestAvailable, finding)]
+        };
+        let (fine, denied) =
+            (|| Finding::good(Reason::Configured, ""), || Finding::bad(Reason::Outside("Denied"), "no"));
+        for (bucket, good, status, text) in [
+            (fine(), true, Truth::True, "received and loaded"),
+            (fine(), false, Truth::False, "IngestAvailable: none"),
+            (denied(), true, Truth::False, "BucketReady: no"),
+        ] {
+            let all = paused(pods(good), &said(bucket));
+            let (type_, ready) = &all[0];
+            assert_eq!(
+                (*type_, ready.status, ready.reason, all.len()),
+                (Type::Ready, status, Reason::Paused, 2)
+            );
+            assert!(ready.message.contains(text), "{}", ready.message);
         }
     }
 

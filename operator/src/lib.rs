@@ -33,3 +33,4 @@ mod secret_cache;
 mod status;
 mod target;
 mod touch;
+mod waiting;

@@ -27,7 +27,7 @@ use crate::{
     target::Target,
 };
 use steps::{Found, schema_inputs};
-pub(crate) use steps::{bucket_inputs, connect, open};
+pub(crate) use steps::{bucket_inputs, connect, open, store};
 
 /// How long a reconcile waits for answers: most servers answer at once, and then one pass does it.
 const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
@@ -365,9 +365,10 @@ mod tests {
             assert_eq!(woken.await.unwrap().unwrap().name, "logs");
             collect(&mut memory);
         }
-        assert!(
-            memory.outside.failing() && memory.outside.bucket.is_some() && memory.outside.schema.is_some()
-        );
+        assert!(memory.outside.failing() && memory.outside.schema.is_some());
+        // What doesn't answer is named by its address.
+        let said = memory.outside.bucket.unwrap().finding.message;
+        assert!(said.starts_with("http://127.0.0.1:1: the store is not available"), "{said}");
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub struct SchemaPlan {
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// What a pipeline needs in a cluster and does without on one machine.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", crate::findings::text(.0))]
     Missing(Vec<FieldError>),
     #[error(transparent)]
     Settings(#[from] SettingsError),

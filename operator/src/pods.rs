@@ -1,6 +1,6 @@
 //! A component's pods: telling kubelet of changed Secrets, and what they say when they don't come up.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams},
@@ -8,12 +8,15 @@ use kube::{
 
 use crate::{
     ctx::Ctx,
+    dereference::Dereferenced,
     errors::{ApiError, call},
     failpoint::failpoint,
+    kinds::{Id, Kind},
     memory::Memory,
     plan::names::{Component, FIELD_MANAGER, TOUCHED},
     target::Target,
     touch::{Seen, pods_to_touch},
+    waiting::{self, Needed},
 };
 
 /// Touches the running pods of a component whose Secrets are no longer those of `digest`.
@@ -71,12 +74,34 @@ pub(crate) async fn trouble(
     ctx: &Ctx,
     target: &Target,
     component: Component,
+    seen: &Dereferenced,
 ) -> Result<Option<String>, ApiError> {
     let (api, parameters) = of(ctx, target, component);
     let mut pods = call("list pods", api.list(&parameters)).await?.items;
     // What keeps an old one was mended with the template that the newest one has.
     pods.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone().map(|time| time.0)));
-    Ok(pods.iter().find_map(of_pod))
+    let now = Timestamp::now();
+    let waits = |pod: &Pod| waiting::why(pod, now, |needed| lacking(ctx, target, seen, needed));
+    Ok(pods.iter().find_map(|pod| of_pod(pod).or_else(|| waits(pod))))
+}
+
+/// What of a thing that a volume needs is not there.
+fn lacking(ctx: &Ctx, target: &Target, seen: &Dereferenced, needed: &Needed<'_>) -> Option<String> {
+    match needed {
+        Needed::ConfigMap(name) => {
+            let id = Id { kind: Kind::ConfigMap, name: (*name).to_owned() };
+            (!seen.objects.contains_key(&id)).then(|| id.to_string())
+        }
+        Needed::Secret(name, _) if !ctx.secrets.is_there(&target.namespace, name) => {
+            Some(format!("Secret {name}"))
+        }
+        Needed::Secret(name, entries) => {
+            // Those that the spec names are known by their entries, too.
+            let there = seen.secrets.entries(name)?;
+            let lacks = entries.iter().find(|entry| !there.contains_key(**entry))?;
+            Some(format!("entry {lacks} of Secret {name}"))
+        }
+    }
 }
 
 /// Whether any pod of a component is left.
@@ -109,7 +134,9 @@ fn of_pod(pod: &Pod) -> Option<String> {
     let unschedulable = conditions
         .into_iter()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-        .map(|condition| format!("unschedulable: {}", condition.message.clone().unwrap_or_default()));
+        .map(|condition| {
+            format!("unschedulable: {}", scheduler(condition.message.as_deref().unwrap_or_default()))
+        });
     if unschedulable.is_some() {
         return unschedulable;
     }
@@ -137,11 +164,40 @@ fn of_pod(pod: &Pod) -> Option<String> {
     })
 }
 
+/// The scheduler's own sentence whole, without what it tried next: that it found nobody to push aside.
+fn scheduler(message: &str) -> String {
+    const LONGEST: usize = 800;
+    let ends = [" preemption:", " no new claims to deallocate"];
+    let end = ends.into_iter().filter_map(|end| message.find(end)).min().unwrap_or(message.len());
+    let sentence = message.get(..end).unwrap_or(message);
+    match sentence.char_indices().nth(LONGEST) {
+        Some((cut, _)) => format!("{}...", sentence.get(..cut).unwrap_or_default()),
+        None => sentence.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn the_schedulers_sentence_is_kept_whole_and_what_it_tried_next_is_left_out() {
+        let reasons = "0/9 nodes are available: 4 Insufficient memory, 5 node(s) had untolerated taint {dedicated: db}.";
+        for rest in [
+            "",
+            " preemption: 0/9 nodes are available: 9 Preemption is not helpful for scheduling.",
+            " no new claims to deallocate, preemption: 0/9 nodes are available: 9 No preemption victims found.",
+        ] {
+            let pod = json!({"status": {"conditions": [
+                {"type": "PodScheduled", "status": "False", "message": format!("{reasons}{rest}")},
+            ]}});
+            let said = of_pod(&serde_json::from_value(pod).unwrap());
+            assert_eq!(said, Some(format!("unschedulable: {reasons}")));
+        }
+        assert!(scheduler(&"x".repeat(5_000)).len() < 1_000);
+    }
 
     #[test]
     fn pods_are_found_by_the_selector_of_their_deployment() {

@@ -27,6 +27,7 @@ use crate::{
     pods,
     target::Target,
 };
+pub(crate) use say::say_deleting;
 use say::{State, known_status, say, say_invalid, say_paused, say_unreadable, say_unreadable_secrets};
 
 /// A pipeline as it comes from the API server, readable or not.

@@ -3,7 +3,7 @@
 use std::{
     io::IsTerminal as _,
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    admin,
+    admin::{self, Readiness},
     args::{Args, LogFormat},
     controller,
     ctx::{Config, Ctx},
@@ -97,16 +97,16 @@ async fn serve(args: Args) -> Result<(), StartError> {
     let address = args.metrics_addr;
     let listener = TcpListener::bind(address).await.map_err(|source| StartError::Port { address, source })?;
     let stop = stop_on_signal().map_err(StartError::Signals)?;
-    let ready = Arc::new(AtomicBool::new(false));
+    let readiness = Arc::new(Readiness::default());
     let served = CancellationToken::new();
-    let serving = tokio::spawn(admin::serve(listener, metrics.clone(), ready.clone(), served.clone()));
-    tokio::spawn(find_server(client.clone(), ready));
+    let serving = tokio::spawn(admin::serve(listener, metrics.clone(), readiness.clone(), served.clone()));
+    tokio::spawn(find_server(client.clone(), readiness.clone()));
 
     let identity = Identity::of_this_pod();
     // The API server takes no event without one.
     let instance = identity.as_ref().map_or_else(|_| FIELD_MANAGER.to_owned(), ToString::to_string);
     let lead = |stop: CancellationToken| {
-        let ctx = context(&args, client.clone(), metrics.clone(), &instance);
+        let ctx = context(&args, client.clone(), metrics.clone(), readiness.clone(), &instance);
         lead(ctx, args.watch_namespaces.clone(), stop)
     };
     let ended = if args.no_leader_election {
@@ -149,6 +149,7 @@ impl Leading {
 impl Drop for Leading {
     fn drop(&mut self) {
         self.0.metrics.leading.set(0);
+        self.0.readiness.forget();
         self.0.ended.cancel();
     }
 }
@@ -175,7 +176,13 @@ async fn lead(ctx: Arc<Ctx>, namespaces: Vec<String>, stop: CancellationToken) -
     Ok(())
 }
 
-fn context(args: &Args, client: Client, metrics: Arc<Metrics>, instance: &str) -> Arc<Ctx> {
+fn context(
+    args: &Args,
+    client: Client,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    instance: &str,
+) -> Arc<Ctx> {
     let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(instance.to_owned()) };
     Arc::new(Ctx {
         recorder: Recorder::new(client.clone(), reporter),
@@ -189,6 +196,7 @@ fn context(args: &Args, client: Client, metrics: Arc<Metrics>, instance: &str) -
             sts_endpoint: args.sts_endpoint.clone(),
         },
         metrics,
+        readiness,
         inventory: Default::default(),
         secrets: Default::default(),
         memories: Default::default(),
@@ -218,12 +226,12 @@ async fn client(args: &Args, metrics: &Arc<Metrics>) -> Result<Client, StartErro
 }
 
 /// Ready once the API server has answered.
-async fn find_server(client: Client, ready: Arc<AtomicBool>) {
+async fn find_server(client: Client, readiness: Arc<Readiness>) {
     loop {
         match client.apiserver_version().await {
             Ok(version) => {
                 tracing::info!(version = version.git_version, "the API server answers");
-                ready.store(true, Ordering::Relaxed);
+                readiness.reached();
                 return;
             }
             Err(error) => tracing::warn!("the API server does not answer: {}", errors::chain(&error)),
@@ -269,6 +277,7 @@ pub(crate) fn context_of(client: Client, waiting: usize) -> Ctx {
             sts_endpoint: None,
         },
         metrics: Default::default(),
+        readiness: Default::default(),
         inventory: Default::default(),
         secrets: Default::default(),
         memories: Default::default(),
@@ -283,6 +292,35 @@ pub(crate) fn context_of(client: Client, waiting: usize) -> Ctx {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_leader_that_may_not_see_what_it_looks_after_is_not_ready_and_says_what_it_lacks() {
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let ctx = Arc::new(context_of(client, 1));
+        let readiness = ctx.readiness.clone();
+        assert_eq!(readiness.answer().0.as_u16(), 503);
+        readiness.reached();
+        assert_eq!(readiness.answer().0.as_u16(), 200);
+        let work = lead(ctx, vec!["a".to_owned()], CancellationToken::new());
+        let _ = tokio::time::timeout(Duration::from_secs(1), work).await.unwrap_err();
+        // It was dropped, and leads no more.
+        assert_eq!(readiness.answer().0.as_u16(), 200);
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let ctx = Arc::new(Ctx { readiness: readiness.clone(), ..context_of(client, 1) });
+        let leading = tokio::spawn(lead(ctx, vec!["a".to_owned()], CancellationToken::new()));
+        let told = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let (status, text) = readiness.answer();
+                if status.as_u16() == 503 {
+                    return text;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let text = told.await.unwrap();
+        assert!(text.starts_with("can't be listed in a: ") && text.contains("LogPipelines"), "{text}");
+        leading.abort();
+    }
 
     #[tokio::test]
     async fn a_work_that_is_dropped_leads_no_more_and_takes_along_what_goes_on_beside_it() {

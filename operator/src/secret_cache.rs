@@ -95,6 +95,11 @@ impl SecretCache {
         }
     }
 
+    /// Whether there is such a Secret in a namespace that is watched.
+    pub(crate) fn is_there(&self, namespace: &str, name: &str) -> bool {
+        self.versions.lock().contains_key(&(namespace.to_owned(), name.to_owned()))
+    }
+
     /// Those of `names` that are there.
     ///
     /// # Errors

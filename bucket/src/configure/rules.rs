@@ -129,7 +129,7 @@ pub(super) fn all_same<'a>(
     wanted.len() == found.len() && wanted.all(|rule| found.iter().any(|there| same(there, rule)))
 }
 
-fn same(one: &LifecycleRule, other: &LifecycleRule) -> bool {
+pub(super) fn same(one: &LifecycleRule, other: &LifecycleRule) -> bool {
     plain(one) == plain(other)
 }
 

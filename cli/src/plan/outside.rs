@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use spillway_crds::{Secrets, ValidatedPipeline};
+use spillway_bucket::{
+    Access, Bucket, Identity,
+    configure::{Preview, preview},
+};
+use spillway_crds::{Secrets, ValidatedPipeline, reference::SecretKeyRef};
 use spillway_operator::plan::Plan;
 use spillway_schema::{
     ClickHouse, Login,
@@ -18,6 +22,40 @@ use crate::output;
 
 /// How long looking may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What would be set up on the bucket.
+pub(crate) async fn bucket(plan: &Plan, pipeline: &ValidatedPipeline, secrets: &Secrets) -> Option<String> {
+    let Preview { now, then, notes } = match timeout(PATIENCE, look(plan, pipeline, secrets)).await {
+        Ok(Ok(preview)) => preview,
+        Ok(Err(error)) => return not_looked_at("the bucket", &error),
+        Err(_) => return not_looked_at("the bucket", "no answer in time"),
+    };
+    for note in notes {
+        output::note(&format!("note: {note}"));
+    }
+    let name =
+        pipeline.storage.s3.as_ref().map_or_else(String::new, |s3| format!("{}/{}", s3.bucket, s3.prefix));
+    let text = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    diff::unified(&format!("bucket {name}"), true, &text(&now), true, &text(&then))
+}
+
+async fn look(plan: &Plan, pipeline: &ValidatedPipeline, secrets: &Secrets) -> Result<Preview, String> {
+    let s3 = pipeline.storage.s3.as_ref().ok_or("the pipeline names none")?;
+    let identity = match (&s3.credentials, &s3.service_account) {
+        (Some(name), _) => Identity::Keys {
+            access_key_id: entry(secrets, name, "access_key_id")?,
+            secret_access_key: entry(secrets, name, "secret_access_key")?,
+            session_token: entry(secrets, name, "session_token").ok(),
+        },
+        (None, Some(account)) => {
+            return Err(format!("only the operator gets a token of ServiceAccount {account}"));
+        }
+        (None, None) => return Err("the operator would ask with credentials of its own".to_owned()),
+    };
+    let access = Access { identity, ca_pem: authority(secrets, s3.ca.as_ref())? };
+    let bucket = Bucket::open_as(&plan.bucket.settings, access).await.map_err(|error| error.to_string())?;
+    preview(&bucket, &plan.bucket.policy).await.map_err(|error| error.to_string())
+}
 
 /// The statements that would be run, or what would have to be done by hand.
 pub(crate) async fn schema(plan: &Plan, pipeline: &ValidatedPipeline, secrets: &Secrets) -> Option<String> {
@@ -37,14 +75,10 @@ async fn statements(plan: &Plan, pipeline: &ValidatedPipeline, secrets: &Secrets
             Some(Login { username, password })
         }
     };
-    let ca = match &pipeline.clickhouse.ca {
-        None => None,
-        Some(ca) => Some(entry(secrets, &ca.name, ca.key())?),
-    };
+    let ca = authority(secrets, pipeline.clickhouse.ca.as_ref())?;
     let spec = &plan.schema.spec;
-    let client =
-        ClickHouse::connect_as(&plan.schema.settings, login.as_ref(), ca.as_deref().map(str::as_bytes))
-            .map_err(|error| error.to_string())?;
+    let client = ClickHouse::connect_as(&plan.schema.settings, login.as_ref(), ca.as_deref())
+        .map_err(|error| error.to_string())?;
     let version = preflight::supported_version(&client).await.map_err(|error| error.to_string())?;
     let names = object_names(spec);
     let existing = Existing::read(&client, spec, &names).await.map_err(|error| error.to_string())?;
@@ -52,6 +86,10 @@ async fn statements(plan: &Plan, pipeline: &ValidatedPipeline, secrets: &Secrets
         Ok(plan) => plan.steps.iter().map(|step| format!("{};\n", step.sql)).collect(),
         Err(refused) => refused.iter().map(|refusal| format!("-- by hand: {refusal}\n")).collect(),
     })
+}
+
+fn authority(secrets: &Secrets, ca: Option<&SecretKeyRef>) -> Result<Option<Vec<u8>>, String> {
+    ca.map(|ca| entry(secrets, &ca.name, ca.key()).map(String::into_bytes)).transpose()
 }
 
 fn entry(secrets: &Secrets, name: &str, entry: &str) -> Result<String, String> {

@@ -9,7 +9,7 @@ use spillway_model::settings::{
 };
 
 use super::{Files, StandIns};
-use crate::{FieldError, Problem, ValidatedPipeline, ingest, schema, validate};
+use crate::{FieldError, ValidatedPipeline, ingest, schema, validate};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -142,11 +142,6 @@ fn nothing<T: Default + PartialEq>(group: &T) -> bool {
     *group == T::default()
 }
 
-/// What is missing has to be named, not to be guessed: a process would load, or serve, something else.
-fn missing(path: &str, remedy: &'static str) -> FieldError {
-    FieldError { path: path.to_owned(), problem: Problem::Missing { remedy } }
-}
-
 pub(super) fn bucket(
     pipeline: &ValidatedPipeline,
     files: &Files,
@@ -157,7 +152,7 @@ pub(super) fn bucket(
     let validate::Storage { s3, policy: _ } = &pipeline.storage;
     let Some(s3) = s3 else {
         let directory = stand_ins.directory.clone();
-        let directory = directory.ok_or_else(|| missing("spec.storage.s3", "name the bucket"))?;
+        let directory = directory.ok_or_else(|| FieldError::missing("spec.storage.s3", "name the bucket"))?;
         return Ok(Bucket { place: Place::Directory(directory), prefix: String::new() });
     };
     let validate::S3 {
@@ -191,7 +186,7 @@ pub(super) fn clickhouse(
         &pipeline.schema;
     let url = url.clone().or_else(|| stand_ins.clickhouse.clone());
     Ok(ClickHouse {
-        url: url.ok_or_else(|| missing("spec.clickhouse.url", "name the server"))?,
+        url: url.ok_or_else(|| FieldError::missing("spec.clickhouse.url", "name the server"))?,
         database: database.clone(),
         table: table.clone(),
         cluster: cluster.clone(),
@@ -249,7 +244,10 @@ pub(super) fn ingest(
             Some(TlsSettings { cert_file: directory.join("tls.crt"), key_file: directory.join("tls.key") })
         }
         (Some(_), None) => {
-            return Err(missing("spec.ingest.tls", "a certificate and key must be there to serve TLS"));
+            return Err(FieldError::missing(
+                "spec.ingest.tls",
+                "a certificate and key must be there to serve TLS",
+            ));
         }
     };
     Ok(Ingest {

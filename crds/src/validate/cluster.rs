@@ -107,10 +107,8 @@ pub(super) fn check_network_policy(spec: Option<&NetworkPolicySpec>) -> NetworkP
 
 /// Names of the Secrets that the image is pulled with.
 pub(super) fn check_pull_secrets(reader: &mut Reader, specs: &[SecretRef]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for (at, SecretRef { name }) in specs.iter().enumerate() {
-        reader.object_name(&format!("spec.imagePullSecrets[{at}].name"), Some(name));
-        names.push(name.clone());
-    }
-    names
+    let names = specs.iter().enumerate().filter_map(|(at, SecretRef { name })| {
+        reader.object_name(&format!("spec.imagePullSecrets[{at}].name"), Some(name))
+    });
+    names.collect()
 }

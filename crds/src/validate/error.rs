@@ -13,6 +13,13 @@ pub struct FieldError {
     pub problem: Problem,
 }
 
+impl FieldError {
+    /// What has to be named and not to be guessed: a process would load, or serve, something else.
+    pub(crate) fn missing(path: &str, remedy: &'static str) -> Self {
+        Self { path: path.to_owned(), problem: Problem::Missing { remedy } }
+    }
+}
+
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.problem)
@@ -50,6 +57,8 @@ pub enum Problem {
     NoSecret { secret: String },
     #[error("Secret {secret:?} has no entry {entry}; add it")]
     NoEntry { secret: String, entry: String },
+    #[error("Secret {secret:?} has no entries {}; add them", .entries.join(", "))]
+    NoEntries { secret: String, entries: Vec<String> },
     #[error(
         "entry {entry:?} of Secret {secret:?} is no API key; use at least {shortest} letters, digits and signs, without spaces"
     )]
@@ -61,6 +70,17 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Entries that a Secret lacks; `None` if it lacks none.
+    #[must_use]
+    pub fn lacking(secret: &str, mut entries: Vec<String>) -> Option<Self> {
+        let secret = secret.to_owned();
+        Some(match entries.len() {
+            0 => return None,
+            1 => Self::NoEntry { secret, entry: entries.remove(0) },
+            _ => Self::NoEntries { secret, entries },
+        })
+    }
+
     /// A short label for conditions, metrics and events; never free text.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -77,7 +97,7 @@ impl Problem {
             Self::Duplicate { .. } => "Duplicate",
             Self::ProjectTaken { .. } => "ProjectTaken",
             Self::NoSecret { .. } => "NoSecret",
-            Self::NoEntry { .. } => "NoEntry",
+            Self::NoEntry { .. } | Self::NoEntries { .. } => "NoEntry",
             Self::BadKey { .. } => "BadKey",
             Self::KeyTaken { .. } => "KeyTaken",
         }

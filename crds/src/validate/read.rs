@@ -79,8 +79,8 @@ impl Reader {
     }
 
     /// A name that an object of Kubernetes may have.
-    pub(super) fn object_name(&mut self, path: &str, text: Option<&str>) {
-        let Some(text) = text else { return };
+    pub(super) fn object_name(&mut self, path: &str, text: Option<&str>) -> Option<String> {
+        let text = text?;
         let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let good = text.starts_with(ends)
             && text.ends_with(ends)
@@ -92,6 +92,7 @@ impl Reader {
             let why = "can't be the name of an object";
             self.refuse(path, Problem::Malformed { text: text.to_owned(), why, remedy });
         }
+        good.then(|| text.to_owned())
     }
 
     /// An http or https URL without credentials or a query. The text of a refused one is not repeated: it may

@@ -90,10 +90,9 @@ fn check_s3(reader: &mut Reader, spec: &S3Spec) -> S3 {
             },
         );
     }
-    let (secret, account) = (credentials_secret_ref.as_ref(), service_account.as_deref());
-    reader
-        .object_name("spec.storage.s3.credentialsSecretRef.name", secret.map(|secret| secret.name.as_str()));
-    reader.object_name("spec.storage.s3.serviceAccount", account);
+    let secret = credentials_secret_ref.as_ref().map(|secret| secret.name.as_str());
+    let credentials = reader.object_name("spec.storage.s3.credentialsSecretRef.name", secret);
+    let service_account = reader.object_name("spec.storage.s3.serviceAccount", service_account.as_deref());
     reader.object_name("spec.storage.s3.caSecretRef.name", ca_secret_ref.as_ref().map(|ca| ca.name.as_str()));
     let prefix = prefix.clone().unwrap_or_default();
     if !good_prefix(&prefix) {
@@ -116,8 +115,8 @@ fn check_s3(reader: &mut Reader, spec: &S3Spec) -> S3 {
         region: region.clone(),
         bucket: bucket.clone(),
         prefix,
-        credentials: credentials_secret_ref.as_ref().map(|secret| secret.name.clone()),
-        service_account: service_account.clone(),
+        credentials,
+        service_account,
         ca: ca_secret_ref.clone(),
     }
 }
@@ -135,15 +134,15 @@ fn good_prefix(prefix: &str) -> bool {
 
 pub(super) fn check_clickhouse(reader: &mut Reader, spec: &ClickHouseSpec) -> ClickHouse {
     let ClickHouseSpec { url, database, cluster, credentials_secret_ref, ca_secret_ref } = spec;
-    let (secret, ca) = (credentials_secret_ref.as_ref(), ca_secret_ref.as_ref());
-    reader
-        .object_name("spec.clickhouse.credentialsSecretRef.name", secret.map(|secret| secret.name.as_str()));
-    reader.object_name("spec.clickhouse.caSecretRef.name", ca.map(|ca| ca.name.as_str()));
+    let secret = credentials_secret_ref.as_ref().map(|secret| secret.name.as_str());
+    let ca = ca_secret_ref.as_ref().map(|ca| ca.name.as_str());
+    let credentials = reader.object_name("spec.clickhouse.credentialsSecretRef.name", secret);
+    reader.object_name("spec.clickhouse.caSecretRef.name", ca);
     ClickHouse {
         url: reader.url("spec.clickhouse.url", url.as_deref(), "https://clickhouse.example.com:8443"),
         database: reader.identifier("spec.clickhouse.database", database.as_deref()),
         cluster: reader.identifier("spec.clickhouse.cluster", cluster.as_deref()),
-        credentials: credentials_secret_ref.as_ref().map(|secret| secret.name.clone()),
+        credentials,
         ca: ca_secret_ref.clone(),
     }
 }

@@ -15,7 +15,7 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/logpipeline.md"
 const CONDITIONS: [(&str, &str); 7] = [
     (
         conditions::READY,
-        "Records are received and loaded. False or unknown when another condition is, and while the pipeline is paused or suspended; its reason and message are those of what stands in the way.",
+        "Records are received and loaded. False while another condition but `TenantsValid` isn't True, with the reason and message of the first of them, while the pipeline is suspended (`Suspending`, `Suspended`) and while it is being deleted (`Deleting`). While it is paused the reason is `Paused`, and the rest follows from its pods and from what was last said of everything else.",
     ),
     (
         conditions::SPEC_VALID,

@@ -10,7 +10,7 @@ use super::{
     Course, FINALIZER, Progress, Release, SKIP_ANNOTATION, Said, Step, Workload,
     data::{self, Outcome},
     place::Place,
-    say::{say_begun, say_failed, say_released},
+    say::{Phase, held_by_others, say_begun, say_failed, say_released, waits_for},
     step, verdict, workloads,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     finalizers,
     memory::Memory,
     plan::names::Component,
-    reconcile::{Failed, Object},
+    reconcile::{Failed, Object, say_deleting},
     target::Target,
 };
 
@@ -44,6 +44,9 @@ pub(crate) async fn clean_up(
 ) -> Result<Action, Failed> {
     if !object.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         // Owner references take the objects; nothing is applied any more.
+        if !object.finalizers().is_empty() {
+            say_deleting(ctx, target, object, memory, held_by_others(object.finalizers())).await;
+        }
         return Ok(Action::await_change());
     }
     memory.course.advanced.get_or_insert_with(std::time::Instant::now);
@@ -55,12 +58,21 @@ pub(crate) async fn clean_up(
     let Ok(_seat) = ctx.cleaning.try_acquire() else {
         // Its time begins with its turn.
         memory.course.advance();
+        say_deleting(ctx, target, object, memory, waits_for(Phase::Queue, None, limit)).await;
         return Ok(Action::requeue(QUEUE));
     };
     let place = Place::find(ctx, target, object.0.as_ref().ok()).await;
     let (progress, unknown) = look(ctx, target, object, &place, memory).await;
     let next = step(&progress);
     tracing::debug!(pipeline = target.name, step = ?next, "cleaning up");
+    let phase = Phase::of(next, &progress);
+    let tell = async |memory: &mut Memory| {
+        if let Some(phase) = phase {
+            let text = waits_for(phase, memory.course.trouble.as_deref(), limit);
+            say_deleting(ctx, target, object, memory, text).await;
+        }
+    };
+    tell(memory).await;
     let outcome = match next {
         Step::StopIngest => {
             say_begun(ctx, target).await;
@@ -89,10 +101,13 @@ pub(crate) async fn clean_up(
     Ok(Action::requeue(match outcome {
         Ok(pause) => {
             memory.course.failures = 0;
+            memory.course.trouble = None;
             pause
         }
         Err(why) => {
             say_failed(ctx, target, &why).await;
+            memory.course.trouble = Some(why);
+            tell(memory).await;
             let course = &mut memory.course;
             course.failures = course.failures.saturating_add(1);
             delay(course.failures).min(limit.saturating_sub(course.idle())).max(PAUSE)

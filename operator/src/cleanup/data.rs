@@ -41,8 +41,10 @@ pub(super) async fn drop_tables(
 ) -> Result<Outcome, String> {
     let Known { valid, plan, seen } = place.known()?;
     let (bucket, _) = open(ctx, target, place, memory).await?;
-    let manifest = manifest(&bucket).await?;
-    let owner = owner::read(&bucket).await.map_err(|error| error.to_string())?;
+    let store = outside::store(&plan.bucket.settings);
+    let at_the_store = |error: String| format!("{store}: {error}");
+    let manifest = manifest(&bucket).await.map_err(at_the_store)?;
+    let owner = owner::read(&bucket).await.map_err(|error| at_the_store(error.to_string()))?;
     if let Some(why) = not_ours(owner.as_ref(), manifest.is_some(), target, &bucket.describe()) {
         return Ok(Outcome::Keep(why));
     }
@@ -66,10 +68,12 @@ pub(super) async fn empty(
 ) -> Result<Outcome, String> {
     let (bucket, inputs) = open(ctx, target, place, memory).await?;
     let name = bucket.describe();
-    let owner = owner::read(&bucket).await.map_err(|error| error.to_string())?;
+    let store = outside::store(&place.known()?.plan.bucket.settings);
+    let at_the_store = |error: String| format!("{store}: {error}");
+    let owner = owner::read(&bucket).await.map_err(|error| at_the_store(error.to_string()))?;
     if owner.is_none() {
         // Without a manifest nothing was ever staged; or all of it is gone, the record of the owner last.
-        return Ok(match manifest(&bucket).await? {
+        return Ok(match manifest(&bucket).await.map_err(at_the_store)? {
             Some(_) => Outcome::Keep(nobodys(&name)),
             None => Outcome::Done(format!("nothing of it is in {name}")),
         });
@@ -89,8 +93,8 @@ pub(super) async fn empty(
             return Ok(Outcome::Done(format!("{name} does not exist")));
         }
         _ if advanced => return Ok(Outcome::Advanced),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err(format!("{name} did not answer in time")),
+        Ok(Err(error)) => return Err(at_the_store(error.to_string())),
+        Err(_) => return Err(at_the_store(format!("{name} did not answer in time"))),
     }
     let result = of_emptied(emptying, &name);
     if result.is_err() {

@@ -2,7 +2,9 @@
 
 use spillway_crds::LogPipeline;
 
-use super::{Course, Release, SKIP_ANNOTATION};
+use std::time::Duration;
+
+use super::{Course, Progress, Release, SKIP_ANNOTATION, Step, Workload};
 use crate::{
     ctx::Ctx,
     events::{self, Reason},
@@ -16,12 +18,62 @@ pub(super) async fn say_begun(ctx: &Ctx, target: &Target) {
     events::publish(ctx, &target.reference, Reason::CleaningUp, note).await;
 }
 
+/// How far a cleanup is, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Queue,
+    Ingest,
+    Syncer,
+    /// Which pods are left is not known.
+    Pods,
+    Tables,
+    Bucket,
+}
+
+impl Phase {
+    /// `None`: the object is let go.
+    pub(super) fn of(step: Step, progress: &Progress) -> Option<Self> {
+        Some(match step {
+            Step::StopIngest => Self::Ingest,
+            Step::Await if progress.ingest != Workload::Gone => Self::Ingest,
+            Step::Await | Step::StopSyncer => Self::Syncer,
+            Step::AskAgain => Self::Pods,
+            Step::DropTables => Self::Tables,
+            Step::EmptyBucket => Self::Bucket,
+            Step::Release(_) => return None,
+        })
+    }
+}
+
+/// What the object waits for while it is being deleted.
+pub(super) fn waits_for(phase: Phase, trouble: Option<&str>, limit: Duration) -> String {
+    let now = match phase {
+        Phase::Queue => "it waits until fewer others are being deleted",
+        Phase::Ingest => "1 of 4: ingest writes what it has and ends",
+        Phase::Syncer => "2 of 4: the syncer ends",
+        Phase::Pods => "it is being asked which pods are left",
+        Phase::Tables => "3 of 4: the tables are dropped",
+        Phase::Bucket => "4 of 4: staged objects are deleted",
+    };
+    let trouble = trouble.map(|why| format!("; failing: {}", way_out(why, limit))).unwrap_or_default();
+    format!("the pipeline is being deleted, and its data with it (deletionPolicy Delete); {now}{trouble}")
+}
+
+/// Of an object that only others hold.
+pub(super) fn held_by_others(finalizers: &[String]) -> String {
+    format!("the pipeline is being deleted and waits for its finalizers {}", finalizers.join(", "))
+}
+
+fn way_out(why: &str, limit: Duration) -> String {
+    let seconds = limit.as_secs();
+    format!(
+        "{why}; given up after {seconds} s without progress, or at once with the annotation {SKIP_ANNOTATION}=true"
+    )
+}
+
 pub(super) async fn say_failed(ctx: &Ctx, target: &Target, why: &str) {
     tracing::warn!(pipeline = target.name, namespace = target.namespace, "cleaning up: {why}");
-    let seconds = ctx.config.cleanup_timeout.as_secs();
-    let note = format!(
-        "{why}; given up after {seconds} s without progress, or at once with the annotation {SKIP_ANNOTATION}=true"
-    );
+    let note = way_out(why, ctx.config.cleanup_timeout);
     events::publish(ctx, &target.reference, Reason::CleanupFailed, note).await;
 }
 
@@ -76,6 +128,35 @@ pub(crate) fn what_is_kept(pipeline: &LogPipeline) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_waits_for_a_deletion_is_told_for_what() {
+        let pods = |ingest| Progress {
+            ingest,
+            syncer: Workload::Running,
+            dropped: false,
+            kept: false,
+            hopeless: false,
+        };
+        for (step, progress, expected) in [
+            (Step::StopIngest, pods(Workload::Running), Some(Phase::Ingest)),
+            (Step::Await, pods(Workload::Stopping), Some(Phase::Ingest)),
+            (Step::Await, pods(Workload::Gone), Some(Phase::Syncer)),
+            (Step::StopSyncer, pods(Workload::Gone), Some(Phase::Syncer)),
+            (Step::DropTables, pods(Workload::Gone), Some(Phase::Tables)),
+            (Step::EmptyBucket, pods(Workload::Gone), Some(Phase::Bucket)),
+            (Step::Release(Release::Done), pods(Workload::Gone), None),
+        ] {
+            assert_eq!(Phase::of(step, &progress), expected, "{step:?}");
+        }
+        let limit = Duration::from_secs(600);
+        let quiet = waits_for(Phase::Tables, None, limit);
+        assert!(quiet.ends_with("3 of 4: the tables are dropped"), "{quiet}");
+        let failing = waits_for(Phase::Tables, Some("no route"), limit);
+        assert!(
+            failing.contains("failing: no route; given up after 600 s") && failing.contains("skip-cleanup")
+        );
+    }
 
     #[test]
     fn what_is_kept_is_named_so_that_it_can_be_found() {

@@ -4,8 +4,12 @@ use std::time::{Duration, Instant};
 
 use spillway_bucket::{Bucket, configure, preflight};
 use spillway_crds::ValidatedPipeline;
-use spillway_model::time::UnixMs;
+use spillway_model::{
+    settings::{BucketSettings, Place},
+    time::UnixMs,
+};
 use spillway_schema::ClickHouse;
+use spillway_syncer::SyncerError;
 
 use crate::{
     conditions::{Finding, Reason},
@@ -102,16 +106,30 @@ fn of_identity(error: &IdentityError) -> Found {
 pub(crate) enum OpenError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    #[error(transparent)]
-    Bucket(#[from] spillway_bucket::BucketError),
+    #[error("{store}: {error}")]
+    Bucket { store: String, error: spillway_bucket::BucketError },
 }
 
 impl From<OpenError> for Found {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Identity(error) => of_identity(&error),
-            OpenError::Bucket(error) => failed(error.reason(), &error, Again::when(error.is_transient())),
+            OpenError::Bucket { error: ref source, .. } => {
+                failed(source.reason(), &error, Again::when(source.is_transient()))
+            }
         }
+    }
+}
+
+/// For messages: that a store doesn't answer, or not as it should, is often its address that is wrong.
+pub(crate) fn store(settings: &BucketSettings) -> String {
+    match &settings.place {
+        Place::S3(s3) => match s3.endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()) {
+            Some(endpoint) => endpoint.to_owned(),
+            None if s3.region.is_empty() => "S3".to_owned(),
+            None => format!("S3 in {}", s3.region),
+        },
+        Place::Directory(folder) => folder.display().to_string(),
     }
 }
 
@@ -137,7 +155,8 @@ pub(crate) async fn open(
     let Some(s3) = &valid.storage.s3 else { return Err(IdentityError::NoCredentials.into()) };
     let owner = identity::owner(s3, &seen.secrets, ctx.config.use_own_credentials)?;
     let access = identity::access(ctx, &target.namespace, s3, owner, &seen.secrets).await?;
-    let bucket = Bucket::open_as(&plan.settings, access).await?;
+    let bucket = Bucket::open_as(&plan.settings, access).await;
+    let bucket = bucket.map_err(|error| OpenError::Bucket { store: store(&plan.settings), error })?;
     steps.opened = Some(Opened { inputs, at: Instant::now(), bucket: bucket.clone() });
     Ok(bucket)
 }
@@ -155,9 +174,17 @@ pub(super) async fn bucket(
 ) -> Result<Found, Found> {
     let bucket = open(ctx, target, valid, &plan.bucket, seen, steps, inputs).await?;
     let configuring = configure::configure(&bucket, &plan.bucket.policy);
-    let configured = limited(BUCKET_LIMIT, "the bucket", configuring).await?;
+    let store = store(&plan.bucket.settings);
+    let what = format!("the bucket at {store}");
+    let configured = limited(BUCKET_LIMIT, &what, configuring).await?;
+    let by_account = valid.storage.s3.as_ref().is_some_and(|s3| s3.service_account.is_some());
+    if by_account && configured.as_ref().is_err_and(|error| !error.is_transient()) {
+        // Its account may be given another role, which no input tells.
+        steps.opened = None;
+    }
     // A bucket is created and rights are granted elsewhere, where nobody tells us.
-    let report = configured.map_err(|error| failed(error.reason(), &error, Again::Soon))?;
+    let report =
+        configured.map_err(|error| failed(error.reason(), &format!("{store}: {error}"), Again::Soon))?;
     if !report.changed.is_empty() {
         let changed: Vec<_> = report.changed.iter().map(|setting| setting.reason()).collect();
         let note = format!("set up on {}: {}", bucket.describe(), changed.join(", "));
@@ -166,9 +193,10 @@ pub(super) async fn bucket(
     // It writes, so it is not repeated while nothing changes.
     if steps.probed != Some(inputs) {
         let probing = preflight::preflight(&bucket, UnixMs::now);
-        let found = limited(BUCKET_LIMIT, "the bucket", probing).await?;
+        let found = limited(BUCKET_LIMIT, &what, probing).await?;
         if let Some(error) = found.iter().find(|finding| finding.level == preflight::Level::Error) {
-            return Err(failed(error.check.reason(), error, Again::when(error.is_transient)));
+            let message = format!("{store}: {error}");
+            return Err(failed(error.check.reason(), &message, Again::when(error.is_transient)));
         }
         steps.probed = Some(inputs);
     }
@@ -224,7 +252,7 @@ pub(super) async fn schema(
         .map_err(|error| failed(error.reason(), &error, Again::Soon))?;
     if !applied.steps.is_empty() {
         let steps: Vec<_> = applied.steps.iter().map(|step| step.what.as_str()).collect();
-        let note = format!("{}: {}", plan.spec.records(), steps.join("; "));
+        let note = format!("{}: {}", plan.spec.records(), events::few("statement", &steps));
         events::publish(ctx, &target.reference, events::Reason::SchemaChanged, note).await;
     }
     let mut message = format!("{} on ClickHouse {}", plan.spec.records(), applied.version);
@@ -256,9 +284,15 @@ pub(super) async fn manifest(
     };
     let claiming = owner::claim(&bucket, &me, rights);
     // Nobody tells us when another one has given it up.
-    let before = limited(BUCKET_LIMIT, "the bucket", claiming)
-        .await?
-        .map_err(|error| failed(error.reason(), &error, Again::Soon))?;
+    let store = store(&plan.bucket.settings);
+    let before =
+        limited(BUCKET_LIMIT, &format!("the bucket at {store}"), claiming).await?.map_err(|error| {
+            let reason = error.reason();
+            match error {
+                owner::OwnerError::Bucket(error) => failed(reason, &format!("{store}: {error}"), Again::Soon),
+                other => failed(reason, &other, Again::Soon),
+            }
+        })?;
     if let Some(before) = before {
         tracing::info!(
             pipeline = target.name,
@@ -269,15 +303,38 @@ pub(super) async fn manifest(
     }
     failpoint("before-manifest");
     let initialising = spillway_syncer::initialise(&bucket, &client, &plan.schema.spec);
-    limited(BUCKET_LIMIT, "bucket or ClickHouse", initialising)
-        .await?
-        .map_err(|error| failed(error.reason(), &error, Again::Soon))?;
+    limited(BUCKET_LIMIT, "bucket or ClickHouse", initialising).await?.map_err(|error| {
+        let reason = error.reason();
+        match error {
+            SyncerError::Bucket(error) => failed(reason, &format!("{store}: {error}"), Again::Soon),
+            other => failed(reason, &other, Again::Soon),
+        }
+    })?;
     Ok((Finding::good(Reason::Configured, "the manifest is there"), Again::WithTheResync))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_is_named_by_its_address() {
+        let settings = |endpoint: Option<&str>, region: &str| {
+            let s3 = spillway_model::settings::S3Settings {
+                endpoint: endpoint.map(str::to_owned),
+                region: region.to_owned(),
+                ..Default::default()
+            };
+            BucketSettings { place: Place::S3(s3), prefix: String::new() }
+        };
+        for (endpoint, region, named) in [
+            (Some("http://minio:9000"), "us-east-1", "http://minio:9000"),
+            (None, "eu-central-1", "S3 in eu-central-1"),
+            (Some(""), "", "S3"),
+        ] {
+            assert_eq!(store(&settings(endpoint, region)), named);
+        }
+    }
 
     #[test]
     fn a_warning_worth_another_try_is_good_and_tried_again() {

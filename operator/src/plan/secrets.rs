@@ -80,13 +80,39 @@ pub fn errors(pipeline: &ValidatedPipeline, secrets: &Secrets) -> Vec<FieldError
 }
 
 fn error(path: &str, name: &str, wanted: &[&str], secrets: &Secrets) -> Option<FieldError> {
-    let secret = name.to_owned();
     let problem = match secrets.entries(name) {
-        None => Problem::NoSecret { secret },
+        None => Problem::NoSecret { secret: name.to_owned() },
         Some(entries) => {
-            let entry = wanted.iter().find(|entry| !entries.contains_key(**entry))?;
-            Problem::NoEntry { secret, entry: (*entry).to_owned() }
+            let lacking = wanted.iter().filter(|entry| !entries.contains_key(**entry));
+            Problem::lacking(name, lacking.map(|&entry| entry.to_owned()).collect())?
         }
     };
     Some(FieldError { path: path.to_owned(), problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn everything_that_a_secret_lacks_is_said_at_once() {
+        let secret = |entries: serde_json::Value| -> Secrets {
+            let secret = json!({"metadata": {"name": "s3"}, "stringData": entries});
+            [serde_json::from_value(secret).unwrap()].into_iter().collect()
+        };
+        let wanted = ["access_key_id", "secret_access_key"];
+        for (entries, expected) in [
+            (
+                json!({"accessKey": "a"}),
+                Some("x: Secret \"s3\" has no entries access_key_id, secret_access_key; add them"),
+            ),
+            (json!({"access_key_id": "a"}), Some("x: Secret \"s3\" has no entry secret_access_key; add it")),
+            (json!({"access_key_id": "a", "secret_access_key": "b"}), None),
+        ] {
+            let said = error("x", "s3", &wanted, &secret(entries)).map(|error| error.to_string());
+            assert_eq!(said.as_deref(), expected);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use kube::{
 };
 use spillway_crds::{LogPipeline, ValidatedPipeline, status::LogPipelineStatus};
 
-use super::Failed;
+use super::{Failed, Object};
 use crate::{
     apply,
     backoff::jittered,
@@ -24,7 +24,7 @@ use crate::{
     inventory::Rollout,
     memory::Memory,
     outside::Outside,
-    plan::{Plan, names},
+    plan::{Plan, Replicas, names},
     pods,
     status::{self, Facts, Ingest},
     target::Target,
@@ -49,7 +49,7 @@ pub(super) async fn say(
 ) -> Result<(), Failed> {
     let State { target, pipeline, valid, plan, seen } = state;
     let scope = names::Scope::of(valid);
-    let part = |component: names::Component, decision: Decision| {
+    let part = |component: names::Component, decision: Decision, planned: Option<i32>| {
         let mine = |name: &str| {
             (component == names::Component::Syncer)
                 == (name == scope.syncer() || name.starts_with(&format!("{}-", scope.syncer())))
@@ -67,12 +67,18 @@ pub(super) async fn say(
                 .collect(),
             pods: None,
             suspend: valid.suspend,
+            planned,
         }
     };
-    let ingest = part(names::Component::Ingest, gate.ingest);
-    let syncer = part(names::Component::Syncer, gate.syncer);
-    let ingest_trouble = trouble(ctx, target, names::Component::Ingest, ingest.rollout).await;
-    let syncer_trouble = trouble(ctx, target, names::Component::Syncer, syncer.rollout).await;
+    let pods_of_ingest = match plan.objects.ingest_deployment.replicas {
+        Replicas::Fixed(replicas) | Replicas::HandOver(replicas) => Some(replicas),
+        Replicas::Autoscaled => None,
+    };
+    let pods_of_syncer = plan.objects.syncer_deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    let ingest = part(names::Component::Ingest, gate.ingest, pods_of_ingest);
+    let syncer = part(names::Component::Syncer, gate.syncer, pods_of_syncer);
+    let ingest_trouble = trouble(ctx, target, names::Component::Ingest, ingest.rollout, seen).await;
+    let syncer_trouble = trouble(ctx, target, names::Component::Syncer, syncer.rollout, seen).await;
     let ingest = findings::Component { pods: ingest_trouble.as_deref(), ..ingest };
     let syncer = findings::Component { pods: syncer_trouble.as_deref(), ..syncer };
     let holder = seen.holder(&scope.syncer());
@@ -96,7 +102,7 @@ pub(super) async fn say(
         progress: progress.map(|progress| (progress.backlog.clone(), progress.lag.clone())),
         progress_due: memory.progress_written.is_none_or(|at| at.elapsed() >= ctx.config.tick.mul_f64(0.8)),
     };
-    let mut all = findings::all(parts, false, valid.suspend);
+    let mut all = findings::all(parts, valid.suspend);
     if unknown {
         // As it was, until that is known.
         all.retain(|(type_, _)| *type_ != Type::Ready);
@@ -155,10 +161,11 @@ async fn trouble(
     target: &Target,
     component: names::Component,
     rollout: Option<&Rollout>,
+    seen: &Dereferenced,
 ) -> Option<String> {
     rollout
         .filter(|rollout| rollout.pods > 0 && !(rollout.settled() && rollout.available >= rollout.wanted))?;
-    pods::trouble(ctx, target, component).await.ok().flatten()
+    pods::trouble(ctx, target, component, seen).await.ok().flatten()
 }
 
 fn unreadable_secrets(seen: &Dereferenced, so: &str) -> Finding {
@@ -178,7 +185,7 @@ pub(super) async fn say_unreadable_secrets(
     let mut parts = vec![(Type::SpecValid, finding)];
     parts.extend(observed_parts(target, pipeline, seen));
     let facts = observed_facts(target, pipeline, seen);
-    let all = findings::all(parts, false, false);
+    let all = findings::all(parts, false);
     settle_status(ctx, target, pipeline, memory, &all, facts).await.map(drop)
 }
 
@@ -191,7 +198,7 @@ pub(super) async fn say_paused(
 ) -> Result<Action, Failed> {
     let parts = observed_parts(target, pipeline, seen);
     let facts = observed_facts(target, pipeline, seen);
-    let all = findings::all(parts, true, false);
+    let all = findings::paused(parts, &known_status(pipeline, memory).conditions);
     settle_status(ctx, target, pipeline, memory, &all, facts).await?;
     Ok(Action::requeue(jittered(ctx.config.resync, &target.uid)))
 }
@@ -214,7 +221,7 @@ pub(super) async fn say_invalid(
     ];
     parts.extend(observed_parts(target, pipeline, seen));
     let facts = observed_facts(target, pipeline, seen);
-    let all = findings::all(parts, false, false);
+    let all = findings::all(parts, false);
     settle_status(ctx, target, pipeline, memory, &all, facts).await?;
     // Only a change of the spec helps, and that is watched.
     Ok(Action::requeue(jittered(ctx.config.resync, &target.uid)))
@@ -230,6 +237,7 @@ fn observed_parts(target: &Target, pipeline: &LogPipeline, seen: &Dereferenced) 
         failed: Vec::new(),
         pods: None,
         suspend: pipeline.spec.suspend == Some(true),
+        planned: None,
     };
     let none = || Finding::bad(Reason::NoPodsReady, "there are no pods");
     let (ingest, syncer) = (part("ingest"), part("syncer"));
@@ -267,14 +275,20 @@ pub(super) async fn say_unreadable(
     let finding = Finding::bad(Reason::Unreadable, message);
     let ready = Finding { status: Truth::False, ..finding.clone() };
     let all = vec![(Type::Ready, ready), (Type::SpecValid, finding)];
+    settle_raw_status(ctx, target, &all).await?;
+    Ok(Action::requeue(jittered(ctx.config.resync, &target.uid)))
+}
+
+/// The status of an object that can't be read.
+async fn settle_raw_status(ctx: &Ctx, target: &Target, all: &[(Type, Finding)]) -> Result<(), Failed> {
     let resource = ApiResource::erase::<LogPipeline>(&());
     let api: Api<DynamicObject> = target.objects(&ctx.client, &resource);
     let found = target.live(&api).await.map_err(Failed::at("status"))?;
-    let Some(mut found) = found else { return Ok(Action::await_change()) };
+    let Some(mut found) = found else { return Ok(()) };
     // Its status may be unreadable, too: taken as it is, nothing of it gets lost.
     let old = found.data.get_mut("status").map(serde_json::Value::take).unwrap_or_default();
     let generation = found.metadata.generation;
-    if let Some((new, changes)) = status::next_raw(&old, &all, generation, Timestamp::now()) {
+    if let Some((new, changes)) = status::next_raw(&old, all, generation, Timestamp::now()) {
         // Server-side apply needs an object of the schema's types, which this one may not be.
         let patch = serde_json::json!({"metadata": {"uid": target.uid}, "status": new});
         let parameters =
@@ -285,7 +299,35 @@ pub(super) async fn say_unreadable(
         ctx.metrics.wrote("LogPipeline", "status");
         events::publish_changes(ctx, &target.reference, &changes).await;
     }
-    Ok(Action::requeue(jittered(ctx.config.resync, &target.uid)))
+    Ok(())
+}
+
+/// Of an object on its way out. What can't be written holds nothing up.
+pub(crate) async fn say_deleting(
+    ctx: &Ctx,
+    target: &Target,
+    object: &Object,
+    memory: &mut Memory,
+    waits_for: String,
+) {
+    let deleting = |message: String| Finding::bad(Reason::Deleting, message);
+    let ready = (Type::Ready, deleting(waits_for));
+    let written = match &object.0 {
+        Err(_) => settle_raw_status(ctx, target, &[ready]).await,
+        Ok(pipeline) => {
+            let seen = Dereferenced::of_objects(ctx, target);
+            let mut all = vec![ready];
+            all.extend(observed_parts(target, pipeline, &seen).into_iter().map(|(type_, finding)| {
+                let stopped = || deleting("its pods end, because the pipeline is being deleted".to_owned());
+                (type_, if finding.is_good() { finding } else { stopped() })
+            }));
+            let facts = observed_facts(target, pipeline, &seen);
+            settle_status(ctx, target, pipeline, memory, &all, facts).await.map(drop)
+        }
+    };
+    if let Err(failed) = written {
+        tracing::debug!(pipeline = target.name, namespace = target.namespace, "{failed}");
+    }
 }
 
 /// The newest status that is known: what was written last, until the watch has brought it.
