@@ -29,7 +29,7 @@ impl ApiError {
                 kube::Error::Api(status) if status.is_conflict() => "Conflict",
                 kube::Error::Api(status) if status.is_forbidden() => "Forbidden",
                 kube::Error::Api(status) if status.is_invalid() => "Rejected",
-                kube::Error::Api(status) if status.is_not_found() => "NotFound",
+                kube::Error::Api(status) if status.code == 404 => "NotFound",
                 kube::Error::Api(_) => "ApiError",
                 _ => "ApiUnreachable",
             },
@@ -51,8 +51,9 @@ impl ApiError {
         matches!(self, Self::Unseen { .. }) || self.status().is_some_and(kube::core::Status::is_conflict)
     }
 
+    /// An object, or a kind that the server does not know, which it says without a reason.
     pub(crate) fn is_not_found(&self) -> bool {
-        self.status().is_some_and(kube::core::Status::is_not_found)
+        self.status().is_some_and(|status| status.code == 404)
     }
 
     pub(crate) fn is_forbidden(&self) -> bool {

@@ -95,7 +95,7 @@ impl Failure {
             |remedy| BucketError::Denied { operation, key: key.clone(), detail: detail.clone(), remedy };
         match (self.local, self.code.as_str(), self.status) {
             (Some(Local::Credentials), ..) => denied(
-                "no usable credentials: fill the credentials Secret (access_key_id, secret_access_key), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod a role",
+                "no usable credentials: fill the credentials Secret (access_key_id, secret_access_key), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or its service account a role that trusts it",
             ),
             (Some(Local::Request), ..) => invalid("correct the bucket's endpoint and region"),
             (_, "NoSuchBucket", _) => BucketError::NoSuchBucket { bucket: bucket.to_owned() },

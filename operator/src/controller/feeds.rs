@@ -42,8 +42,8 @@ use crate::{
 const OWNED: &str = "app.kubernetes.io/managed-by=spillway-operator";
 /// Secrets that a pipeline may name.
 const FOREIGN: &str = "app.kubernetes.io/managed-by!=spillway-operator";
-/// Between looks for a kind that the cluster doesn't know.
-const RECHECK: Duration = Duration::from_secs(300);
+/// Between looks for a kind that the cluster doesn't know, in ticks.
+const RECHECK: u32 = 5;
 /// For an answer about such a kind, before the rest goes on without.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -294,7 +294,8 @@ async fn pod_monitors(feed: Arc<Feed>, listed: Listed) {
         let known = match tokio::time::timeout(PATIENCE, asking).await {
             Ok(Ok(_)) => true,
             Ok(Err(kube::Error::Discovery(_))) => false,
-            Ok(Err(kube::Error::Api(status))) => !status.is_not_found() && !watch.is_empty(),
+            // With the last kind of its group the server forgets the group, and says so without a reason.
+            Ok(Err(kube::Error::Api(status))) => status.code != 404 && !watch.is_empty(),
             // Not known now: as it was.
             Ok(Err(_)) | Err(_) => !watch.is_empty(),
         };
@@ -323,7 +324,7 @@ async fn pod_monitors(feed: Arc<Feed>, listed: Listed) {
             _ => {}
         }
         drop(first.take());
-        tokio::time::sleep(RECHECK).await;
+        tokio::time::sleep(feed.ctx.config.tick * RECHECK).await;
     }
 }
 
