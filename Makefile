@@ -9,7 +9,7 @@ ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test test-operator test-chart crash bench lint tools bins pytest crd cluster-up cluster-down images e2e-kind
+.PHONY: help run test test-operator test-chart crash e2e bench lint tools bins pytest crd cluster-up cluster-down images e2e-kind
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,9 +18,10 @@ run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until
 	cargo build -p spillway-cli
 	@exec target/debug/spillway up -f examples/quickstart.yaml --demo $(ARGS)
 
-test: tools pytest test-chart bins ## Run every test
+test: tools pytest test-chart bins ## Run every test; those on a cluster as root on Linux, else they are counted as skipped
 	@mkdir -p target
-	cargo test --workspace 2>&1 | tee target/test.log
+	cargo test --workspace --exclude spillway-e2e 2>&1 | tee target/test.log
+	@$(MAKE) --no-print-directory e2e-if-possible 2>&1 | tee -a target/test.log
 	@awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
 		END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 }' target/test.log
 
@@ -32,6 +33,20 @@ test-chart: tools $(CHART)/bin/pytest ## Render and install the chart on a real 
 
 crash: tools bins ## Kill it at every step and count the rows
 	cargo test -p spillway-tests --test crash -- $(ARGS)
+
+# The images that `cluster load` makes; without them in the environment the suite skips every test.
+E2E = cargo test --workspace --test e2e
+E2E_IMAGES = $(foreach image,IMAGE=spillway:test NEXT_IMAGE=spillway:next MINIO_IMAGE=minio:test CLICKHOUSE_IMAGE=clickhouse:test,\
+	SPILLWAY_E2E_$(subst =,=localhost/spillway/,$(image)))
+
+e2e: tools bins ## Run the tests on a real cluster that it starts and stops: two nodes on this machine (root on Linux; ARGS: a part of their names)
+	$(E2E) --no-run
+	target/debug/cluster with --load -- env $(E2E_IMAGES) $(E2E) -- $(ARGS)
+
+.PHONY: e2e-if-possible
+e2e-if-possible:
+	@if [ "$$(id -u)" = 0 ] && target/debug/cluster check; then $(MAKE) --no-print-directory e2e; \
+		else echo "without root on Linux and what cluster check names, the tests on a cluster are skipped"; $(E2E); fi
 
 bench: tools ## Measure against the machine's own limits, into target/bench.json
 	cargo build --release -p spillway-ingest -p spillway-syncer -p spillway-operator -p spillway-benches

@@ -62,6 +62,10 @@ impl Case {
         let failed = match failed {
             Some(failed) => {
                 let folder = artefacts::collect(&space).await;
+                if self.alone {
+                    // It may have ended while the operator was away.
+                    cluster.install(&[]).await;
+                }
                 Some(format!("{failed}\nlogs, events and objects: {}", folder.display()))
             }
             None => None,

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use spillway_tests::tools::tool;
 use tokio::sync::RwLock;
 
@@ -57,9 +57,7 @@ impl Cluster {
     pub async fn open(images: Images) -> Arc<Self> {
         rustls::crypto::ring::default_provider().install_default().ok();
         let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").expect("KUBECONFIG is set"));
-        let read = Kubeconfig::read_from(&kubeconfig).expect("the kubeconfig can be read");
-        let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-        let client = Client::try_from(config.expect("the kubeconfig names a cluster")).expect("a client");
+        let client = Client::try_from(config(&kubeconfig).await).expect("a client");
         let nodes = Nodes::from_env();
         let cluster = Arc::new(Self { client, images, nodes, kubeconfig, turn: RwLock::new(()) });
         artefacts::start_afresh();
@@ -69,8 +67,13 @@ impl Cluster {
 
     /// `helm upgrade --install` of the chart as it is in this repository, for all namespaces.
     pub async fn install(&self, settings: &[&str]) {
+        self.install_from(&chart(), settings).await;
+    }
+
+    /// The same of a chart that lies elsewhere.
+    pub async fn install_from(&self, chart: &Path, settings: &[&str]) {
         let mut helm = self.helm();
-        helm.args(["upgrade", "--install", RELEASE]).arg(chart());
+        helm.args(["upgrade", "--install", RELEASE]).arg(chart);
         helm.args(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"]);
         let (repository, tag) = self.images.spillway.rsplit_once(':').expect("an image with a tag");
         helm.args(["--set", &format!("image.repository={repository}")]);
@@ -81,6 +84,13 @@ impl Cluster {
             helm.args(["--set", setting]);
         }
         run(helm).await;
+    }
+
+    /// A client that is nobody but whom this token names.
+    pub async fn client_of(&self, token: String) -> Client {
+        let mut config = config(&self.kubeconfig).await;
+        config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
+        Client::try_from(config).expect("a client")
     }
 
     /// `helm uninstall`.
@@ -105,6 +115,12 @@ impl Cluster {
         kubectl.arg("kubectl").arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         kubectl
     }
+}
+
+async fn config(kubeconfig: &Path) -> kube::Config {
+    let read = Kubeconfig::read_from(kubeconfig).expect("the kubeconfig can be read");
+    let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+    config.expect("the kubeconfig names a cluster")
 }
 
 #[must_use]

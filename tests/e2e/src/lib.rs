@@ -14,7 +14,10 @@
 pub mod artefacts;
 pub mod case;
 pub mod cluster;
+pub mod doors;
+pub mod faults;
 pub mod forward;
+pub mod metrics;
 pub mod nodes;
 pub mod pods;
 pub mod space;

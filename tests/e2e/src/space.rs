@@ -1,5 +1,6 @@
 //! One test's namespace: it admits only restricted pods and has a MinIO and a ClickHouse of its own.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
@@ -50,7 +52,7 @@ impl Space {
 
     /// Makes the namespace and waits for its servers.
     pub async fn open(&self) {
-        self.close().await;
+        self.clear().await;
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
@@ -70,20 +72,22 @@ impl Space {
         }
     }
 
-    /// Removes the namespace and waits until it is gone.
-    pub async fn close(&self) {
+    /// Begins to remove the namespace. Its end needs nobody to wait for it.
+    pub async fn close(&self) -> bool {
         let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
-        if namespaces.delete(&self.namespace, &DeleteParams::default()).await.is_err() {
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await.is_ok()
+    }
+
+    /// Removes what an earlier run left under this name.
+    async fn clear(&self) {
+        if !self.close().await {
             return;
         }
-        let since = Instant::now();
-        while namespaces.get_opt(&self.namespace).await.ok().flatten().is_some() {
-            if since.elapsed() > PATIENCE {
-                println!("{}: the namespace is still there", self.namespace);
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        until(&format!("the end of an earlier {}", self.namespace), PATIENCE, async || {
+            namespaces.get_opt(&self.namespace).await.ok().filter(Option::is_none).map(drop)
+        })
+        .await;
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -228,6 +232,20 @@ impl Space {
         .await;
     }
 
+    /// Waits for an event about the named object, and returns its note.
+    pub async fn told(&self, reason: &str, about: &str) -> String {
+        let events: Api<Event> = self.api();
+        until(&format!("the event {reason} of {about} ({})", self.namespace), PATIENCE, async || {
+            let all = events.list(&ListParams::default()).await.ok()?;
+            let found = all.into_iter().find(|event| {
+                let name = event.regarding.as_ref().and_then(|object| object.name.as_deref());
+                event.reason.as_deref() == Some(reason) && name == Some(about)
+            })?;
+            Some(found.note.unwrap_or_default())
+        })
+        .await
+    }
+
     /// Waits until a Deployment has rolled out: all its pods are of its present template, and ready.
     pub async fn is_available(&self, deployment: &str) {
         self.sees(&format!("{deployment} to be available"), deployment, |object: &Deployment| {
@@ -246,6 +264,12 @@ impl Space {
     pub async fn pods(&self, label: &str) -> Vec<Pod> {
         let list = self.api::<Pod>().list(&ListParams::default().labels(label)).await;
         list.expect("pods can be listed").items
+    }
+
+    /// Which pods a pipeline has: their names, uids and how often their containers were started again.
+    pub async fn who_runs(&self, pipeline: &str) -> BTreeSet<(String, String, i32)> {
+        let pods = self.pods(&format!("spillway.dev/pipeline={pipeline}")).await;
+        pods.iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default(), pods::restarts(pod))).collect()
     }
 
     /// The pipeline's pods: `ingest` or `syncer`.

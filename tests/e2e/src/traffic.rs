@@ -11,6 +11,9 @@ use spillway_tests::wait::until;
 use crate::pods;
 use crate::space::{KEY, PATIENCE, Space};
 
+/// Where pods that send see the ConfigMap `authority`.
+pub const AUTHORITY: &str = "/etc/authority";
+
 /// What is sent.
 pub struct Load {
     /// Name of the pod.
@@ -21,7 +24,8 @@ pub struct Load {
     pub rate: u32,
     /// `PROJECT=KEY`.
     pub keys: Vec<String>,
-    /// Further arguments of `spillway send`.
+    /// Further arguments of `spillway send`; a `--url=` takes the place of the usual pipeline's. The ConfigMap
+    /// `authority`, if there is one, is at [`AUTHORITY`].
     pub more: Vec<String>,
 }
 
@@ -72,7 +76,6 @@ impl<'a> Traffic<'a> {
         let projects: Vec<_> = load.keys.iter().filter_map(|key| key.split('=').next()).collect();
         let mut arguments = vec![
             "send".to_owned(),
-            format!("--url=http://{NAME}-ingest:8080"),
             format!("--key={}", load.keys.join(",")),
             format!("--projects={}", projects.join(",")),
             "--clickhouse=http://clickhouse:8123".to_owned(),
@@ -83,6 +86,9 @@ impl<'a> Traffic<'a> {
             "--patience=240s".to_owned(),
             "--json".to_owned(),
         ];
+        if !load.more.iter().any(|argument| argument.starts_with("--url=")) {
+            arguments.push(format!("--url=http://{NAME}-ingest:8080"));
+        }
         arguments.extend(load.more);
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -99,11 +105,26 @@ impl<'a> Traffic<'a> {
                     "command": ["spillway"],
                     "args": arguments,
                     "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "authority", "mountPath": AUTHORITY}],
                 }],
+                "volumes": [{"name": "authority", "configMap": {"name": "authority", "optional": true}}],
             },
         });
         space.create(&serde_json::from_value::<Pod>(pod).expect("a pod")).await;
         Self { space, name: load.name, seconds: load.seconds }
+    }
+
+    /// Stops sending, so that traffic lasts just as long as what is done meanwhile.
+    pub async fn enough(&self) {
+        let pod: Pod = self.space.get(self.name).await;
+        assert_eq!(pods::phase(&pod), "Running", "traffic ended before its time");
+        self.space.cluster.nodes.signal(&pod, "TERM").await;
+    }
+
+    /// Stops sending and judges what was sent.
+    pub async fn stop(self) -> Verdict {
+        self.enough().await;
+        self.verdict().await
     }
 
     /// Waits for the end, prints the verdict line and fails unless every acknowledged record is there exactly once.
