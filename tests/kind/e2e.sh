@@ -40,7 +40,8 @@ tool=$("$root/tests/tools/install.sh" --path kind)
 kind() { "$tool" kind "$@"; }
 on_control_plane() { docker exec --interactive "$cluster-control-plane" "$@"; }
 
-rm -rf "$out"
+# Only what an earlier run left: the folder may be anybody's.
+rm -rf "$out/nodes" "$out/suite" "$out/kubeconfig"
 mkdir -p "$out"
 export KUBECONFIG=$out/kubeconfig
 

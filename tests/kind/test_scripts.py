@@ -152,6 +152,16 @@ def test_the_cluster_is_deleted_at_the_end(whole):
     assert deleted(whole) == NODES
 
 
+def test_a_run_deletes_nothing_but_what_another_run_left(fakes):
+    fakes.add("cargo")
+    mine, theirs = fakes.folder / "out/notes", fakes.folder / "out/nodes/log"
+    for file in (mine, theirs):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    e2e(fakes, FAIL="docker tag")
+    assert mine.exists() and not theirs.exists()
+
+
 def test_a_suite_that_fails_fails_the_run_and_leaves_logs_and_no_cluster(fakes):
     fakes.add("cargo")
     done = e2e(fakes, FAIL="cargo test")
