@@ -66,8 +66,10 @@ else
     say "building $image"
     "$here/image.sh" "$image" --load
 fi
-# The same programs under another name, for rollouts.
-docker tag "$image" "$next"
+# The same programs in an image of its own, for rollouts.
+container=$(docker create "$image" spillway)
+docker commit --change "LABEL org.opencontainers.image.version=next" "$container" "$next" >/dev/null
+docker rm "$container" >/dev/null
 
 say "creating the cluster"
 trap end EXIT

@@ -49,6 +49,8 @@ def answer(arguments, before):
         return "kind\n"
     if first == "logs":
         return "Reached target multi-user.target - Multi-User System.\n"
+    if first == "create":
+        return "a-container\n"
     if first == "save":
         Path(option(arguments, "-o")).write_text("archive")
     if first in ("inspect", "image"):

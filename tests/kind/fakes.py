@@ -1,5 +1,6 @@
 """Programs in front of the real ones: they write down how they are called, and answer as Docker would."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -20,8 +21,10 @@ def called(name, log, answer):
     # Only what is said to read it: another's standard input is the test's.
     if "/dev/stdin" in arguments or "-" in arguments:
         call["input"] = sys.stdin.read()
-    before = calls(log)
+    # kind asks several things at a time.
     with open(log, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = calls(log)
         file.write(json.dumps(call) + "\n")
     if os.environ.get("FAIL") and os.environ["FAIL"] in " ".join([name, *arguments]):
         return 3

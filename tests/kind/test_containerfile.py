@@ -7,20 +7,13 @@ import re
 import shutil
 import subprocess
 
+import own_image
 import pytest
 from helm import render
 from tools import PLATFORMS, ROOT, context, image
 
-OWN = (ROOT / "tests/cluster/src/images.rs").read_text()
-# The tests' own image, put together of the machine's files.
-OWN_SPILLWAY = re.search(r"^pub fn spillway\(.*?^}", OWN, re.M | re.S).group()
 BUILDS = list(itertools.product(PLATFORMS, PLATFORMS))
 RUST_TARGETS = {"linux/amd64": "x86_64-unknown-linux-gnu", "linux/arm64": "aarch64-unknown-linux-gnu"}
-
-
-def programs():
-    (listed,) = re.findall(r"for program in \[(.*?)\]", OWN_SPILLWAY, re.S)
-    return re.findall(r'"([^"]+)"', listed)
 
 
 def cargo(made):
@@ -62,29 +55,24 @@ def test_a_base_can_be_pinned_by_its_digest():
 
 def test_its_user_and_path_and_entrypoint_are_those_of_the_tests_own_image():
     config = image()["config"]
-    user = re.search(r'^const USER: &str = "(.*)";', OWN, re.M).group(1)
-    assert config["User"] == user == "65532:65532"
-    (path,) = [entry for entry in config["Env"] if entry.startswith("PATH=")]
-    assert f'"{path}"' in (ROOT / "tests/cluster/src/image.rs").read_text()
-    assert "entrypoint" not in OWN_SPILLWAY and not config.get("Entrypoint") and not config.get("Cmd")
+    assert config["User"] == own_image.user() == "65532:65532"
+    assert config["Env"] == ["PATH=" + own_image.path()]
+    assert not own_image.has_entrypoint() and not config.get("Entrypoint") and not config.get("Cmd")
 
 
 def test_it_holds_the_programs_of_the_tests_own_image_where_pods_look_for_them():
     made = image()
     words, _ = cargo(made)
-    assert words[words.index("cp") + 1 :] == [*programs(), "/programs/"]
+    assert words[words.index("cp") + 1 :] == [*own_image.programs(), "/programs/"]
     # From the builder, beside the sources that go into it.
-    assert made["copies"] == ["/ /spillway/", "/programs /usr/local/bin/"]
-    assert 'format!("/usr/local/bin/{program}")' in OWN_SPILLWAY
+    assert made["copies"] == ["/ /spillway/", "/programs " + own_image.folder()]
 
 
 def test_its_labels_are_those_of_the_tests_own_image_and_say_what_was_built():
     given = {"VERSION": "1.2.3", "REVISION": "abc", "CREATED": "2026-01-02T03:04:05Z", "SOURCE": "https://example.com"}
     labels = image(**given)["config"]["Labels"]
-    own = dict(re.findall(r'labels\.insert\("([^"]+)"\.into\(\), "([^"]+)"\.into\(\)\)', OWN_SPILLWAY))
-    assert own and own.items() <= labels.items()
-    said = {name.lower(): value for name, value in given.items()}
-    assert labels == {**own, **{f"org.opencontainers.image.{name}": value for name, value in said.items()}}
+    said = {f"org.opencontainers.image.{name.lower()}": value for name, value in given.items()}
+    assert labels == {**own_image.labels(), **said}
 
 
 @pytest.mark.parametrize("build, target", BUILDS)
@@ -131,7 +119,7 @@ def test_cargo_finds_the_whole_workspace_in_what_a_build_gets(sent):
     metadata = json.loads(done.stdout)
     packages = after(cargo(image())[0], "--package")
     targets = [target for package in metadata["packages"] if package["name"] in packages for target in package["targets"]]
-    assert sorted(target["name"] for target in targets if target["kind"] == ["bin"]) == sorted(programs())
+    assert sorted(target["name"] for target in targets if target["kind"] == ["bin"]) == sorted(own_image.programs())
     assert [target for target in targets if not (sent / target["src_path"]).exists()] == []
 
 
@@ -172,7 +160,7 @@ def handlers(document):
 
 def test_no_probe_of_the_chart_needs_a_program_that_the_image_lacks():
     rendered = render()
-    assert rendered.container["command"] == ["spillway-operator"] and "spillway-operator" in programs()
+    assert rendered.container["command"] == ["spillway-operator"] and "spillway-operator" in own_image.programs()
     found = list(handlers(rendered.objects))
     assert found and all(handler.keys() & {"httpGet", "tcpSocket", "grpc", "exec"} == {"httpGet"} for handler in found)
 
@@ -181,8 +169,8 @@ def test_what_the_operators_pods_run_is_in_the_image():
     """Commands and hooks of the pipeline's pods, as operator/src/plan makes them."""
     text = "".join(path.read_text() for path in sorted((ROOT / "operator/src/plan").rglob("*.rs")))
     commands = re.findall(r'\bcommand: Some\(vec!\["([^"]+)"', text)
-    assert sorted(commands) == ["spillway-ingest", "spillway-syncer"] and set(commands) <= set(programs())
+    assert sorted(commands) == ["spillway-ingest", "spillway-syncer"] and set(commands) <= set(own_image.programs())
     hooks = re.findall(r"ExecAction \{ command: Some\(\[([^\]]*)\]", text)
     assert hooks and len(hooks) == text.count("ExecAction {")
     for hook in hooks:
-        assert re.findall(r'"([^"]+)"', hook)[0] in programs()
+        assert re.findall(r'"([^"]+)"', hook)[0] in own_image.programs()

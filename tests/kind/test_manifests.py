@@ -5,6 +5,7 @@ import os
 import re
 
 import metrics_server
+import own_image
 import pytest
 import yaml
 from helm import render
@@ -83,7 +84,7 @@ def test_on_kind_the_chart_installs_what_it_installs_on_the_tests_own_nodes():
     """As tests/e2e installs it: name and tag of the image, and what is set besides."""
     assert '--set", &format!("image.repository={repository}")' in SUITE
     assert '--set", &format!("image.tag={tag}")' in SUITE
-    own = re.search(r'SPILLWAY: &str = "(.*)"', (ROOT / "tests/cluster/src/images.rs").read_text()).group(1)
+    own = own_image.name()
     kind = re.search(r"^image=(.*)$", (HERE / "e2e.sh").read_text(), re.M).group(1)
     rendered = {}
     for image in (own, kind):

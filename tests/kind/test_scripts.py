@@ -124,7 +124,9 @@ def test_the_programs_image_is_loaded_into_every_node_before_the_suite_runs(whol
     (call,) = whole.calls("cargo")
     images = [call["environment"]["SPILLWAY_E2E_IMAGE"], call["environment"]["SPILLWAY_E2E_NEXT_IMAGE"]]
     (built,) = [c["arguments"][c["arguments"].index("--tag") + 1] for c in whole.calls("docker", "buildx", "build")]
-    assert built == images[0] and whole.calls("docker", "tag", *images)
+    (copied,) = [call for call in whole.calls("docker", "create") if call["arguments"][0] == "create"]
+    assert built == copied["arguments"][1] == images[0]
+    assert whole.calls("docker", "commit", "a-container", images[1]) and whole.calls("docker", "rm", "a-container")
     assert whole.calls("docker", "save", *images)
     loaded = [call for call in whole.calls("docker", "import") if call["input"] == "archive"]
     assert {node for call in loaded for node in NODES & set(call["arguments"])} == NODES
@@ -158,7 +160,7 @@ def test_a_run_deletes_nothing_but_what_another_run_left(fakes):
     for file in (mine, theirs):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
-    e2e(fakes, FAIL="docker tag")
+    e2e(fakes, FAIL="docker create")
     assert mine.exists() and not theirs.exists()
 
 

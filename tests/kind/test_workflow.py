@@ -4,9 +4,9 @@ import re
 import sys
 from pathlib import Path
 
+import own_image
 import pytest
 import yaml
-from test_containerfile import programs
 from tools import HERE, ROOT, run
 
 WORKFLOW = ROOT / ".github/workflows/ci.yaml"
@@ -53,7 +53,7 @@ def test_it_runs_all_tests_and_the_suite_on_kind_and_builds_the_image_for_both_p
 
 def test_every_program_of_the_image_is_started_on_both_platforms():
     loops = re.findall(r"for program in ([^;]*); do docker run", COMMANDS)
-    assert [loop.split() for loop in loops] == [programs(), programs()]
+    assert [loop.split() for loop in loops] == [own_image.programs()] * 2
 
 
 def test_scripts_that_it_runs_are_there():
