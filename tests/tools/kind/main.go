@@ -24,16 +24,16 @@ func main() {
 		command := actionlint.Command{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 		os.Exit(command.Main(os.Args))
 	case "image":
-		print(image(arguments))
+		write(image(arguments))
 	case "context":
-		print(files(arguments))
+		write(files(arguments))
 	default:
 		fail(fmt.Sprintf("unknown part %q: %s", part, parts))
 	}
 }
 
 // The result is JSON on the standard output.
-func print(result []byte, err error) {
+func write(result []byte, err error) {
 	if err != nil {
 		fail(err.Error())
 	}
