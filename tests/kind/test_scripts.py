@@ -113,7 +113,7 @@ def test_the_suite_runs_once_on_the_cluster_with_the_words_that_are_given(whole)
     assert Path(given["SPILLWAY_E2E_CLICKHOUSE_MANIFEST"]).exists()
 
 
-@pytest.mark.parametrize("name", ["IMAGE", "NEXT_IMAGE", "MINIO_IMAGE", "CLICKHOUSE_IMAGE", "NODES", "ARTEFACTS"])
+@pytest.mark.parametrize("name", ["IMAGE", "NEXT_IMAGE", "MINIO_IMAGE", "CLICKHOUSE_IMAGE", "CLICKHOUSE_MANIFEST", "NODES", "ARTEFACTS"])
 def test_the_suite_reads_what_it_is_given(whole, name):
     assert f'"SPILLWAY_E2E_{name}"' in SUITE
     (call,) = whole.calls("cargo")
