@@ -2,9 +2,11 @@
 # Builds the servers that the tests run against, at pinned versions, into a cache outside the repository:
 #   ${XDG_CACHE_HOME:-~/.cache}/spillway/tools/{minio,kubernetes,helm,kind}-<version>
 #   ${XDG_CACHE_HOME:-~/.cache}/spillway/chdb-<version>/bin/python
-# Does nothing for what is already there. Usage: install.sh [minio] [chdb] [strace] [kubernetes] [helm] [kind]   (default: all)
+# Does nothing for what is already there. Usage: install.sh [minio] [chdb] [strace] [kubernetes] [helm] [kind] [cluster]   (default: all)
 #        install.sh --path kind   where it is
 set -euo pipefail
+# Where nft and ip are, which not every root shell looks in.
+PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -96,6 +98,40 @@ install_strace() {
     fail "the tests need strace: install your system's package"
 }
 
+# Debian's packages for the tests' cluster. Without them its tests are skipped, which is no reason to fail here.
+install_cluster() {
+    local package program missing=()
+    while read -r package program; do
+        if [ -z "$package" ] || [ "$package" = "#" ]; then continue; fi
+        command -v "$program" >/dev/null || missing+=("$package")
+    done < "$here/cluster-packages"
+    if [ ${#missing[@]} = 0 ]; then return; fi
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "the tests on a cluster will be skipped, they need root and Debian's packages: ${missing[*]}"
+        return
+    fi
+    say "installing ${missing[*]} with apt-get"
+    # Nothing may be removed for them: another containerd may be in use.
+    { apt-get update -qq && without_services apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}"; } \
+        >/dev/null || say "the tests on a cluster will be skipped: apt-get could not install ${missing[*]}"
+}
+
+# Runs an installation that starts no service and leaves none to be started with the machine: the cluster has its own
+# containerd.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d ours="" status=0 before=""
+    before=$(systemctl is-enabled containerd 2>/dev/null || true)
+    if [ ! -e "$policy" ]; then
+        ours=1
+        printf '#!/bin/sh\nexit 101\n' > "$policy"
+        chmod 755 "$policy"
+    fi
+    DEBIAN_FRONTEND=noninteractive "$@" || status=$?
+    if [ -n "$ours" ]; then rm -f "$policy"; fi
+    if [ -z "$before" ] || [ "$before" = not-found ]; then systemctl disable --quiet containerd 2>/dev/null || true; fi
+    return "$status"
+}
+
 if [ "${1:-}" = --path ]; then
     [ "${2:-}" = kind ] || fail "usage: install.sh --path kind"
     echo "$cache/tools/kind-$(kind_version)"
@@ -106,7 +142,7 @@ mkdir -p "$cache/tools"
 # One installer at a time: make and a test run may both ask.
 exec 9>"$cache/tools/.lock"
 flock 9
-for tool in ${*:-minio chdb strace kubernetes helm kind}; do
+for tool in ${*:-minio chdb strace kubernetes helm kind cluster}; do
     case $tool in
         minio) install_minio ;;
         chdb) install_chdb ;;
@@ -114,6 +150,7 @@ for tool in ${*:-minio chdb strace kubernetes helm kind}; do
         kubernetes) install_kubernetes ;;
         helm) install_helm ;;
         kind) install_kind ;;
-        *) fail "unknown tool '$tool': minio, chdb, strace, kubernetes, helm or kind" ;;
+        cluster) install_cluster ;;
+        *) fail "unknown tool '$tool': minio, chdb, strace, kubernetes, helm, kind or cluster" ;;
     esac
 done

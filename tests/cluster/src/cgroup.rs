@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -38,6 +38,26 @@ pub fn create(name: &str) -> Result<()> {
             fs::write(Path::new(ROOT).join("cgroup.subtree_control"), format!("+{controller}")).ok();
         }
     }
+    Ok(())
+}
+
+/// Makes one and removes it, in every hierarchy that kubelet needs.
+///
+/// # Errors
+/// When it can't be made.
+pub fn probe() -> Result<()> {
+    let known = if is_v2() {
+        fs::read_to_string(Path::new(ROOT).join("cgroup.controllers"))?
+    } else {
+        hierarchies().iter().map(|dir| format!("{} ", dir.display())).collect()
+    };
+    for controller in ["cpu", "cpuset", "memory", "pids"] {
+        if !known.contains(controller) {
+            bail!("there is no controller {controller} in {ROOT}");
+        }
+    }
+    create("spillway-probe")?;
+    remove("spillway-probe");
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub mod image;
 pub mod images;
 pub mod keeper;
 pub mod keys;
+pub mod layer;
 pub mod libraries;
 pub mod lock;
 pub mod net;
@@ -24,7 +25,9 @@ pub mod node;
 pub mod owner;
 pub mod policy;
 pub mod record;
+pub mod seed;
 pub mod state;
+pub mod store;
 pub mod tools;
 pub mod with;
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use spillway_cluster::images::Sources;
-use spillway_cluster::{State, addons, down, images, keeper, lock, record, up, with};
+use spillway_cluster::images::Wanted;
+use spillway_cluster::{State, addons, down, images, keeper, lock, record, tools, up, with};
 
 /// A Kubernetes cluster of two nodes on this machine, in network namespaces of its own.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ struct Args {
 enum Command {
     /// Start it; what an earlier one left is cleaned up first
     Up,
+    /// Say what this machine lacks for it
+    Check,
     /// Stop it and remove what it made
     Down,
     /// Show its processes and nodes
@@ -34,7 +36,7 @@ enum Command {
     /// Make the images of Spillway, MinIO and ClickHouse and bring them into both nodes
     Load {
         #[command(flatten)]
-        from: Folders,
+        wanted: Wanted,
     },
     /// Start it, run a command inside the first node's network and stop it, whatever happened
     With {
@@ -42,7 +44,7 @@ enum Command {
         #[arg(long)]
         load: bool,
         #[command(flatten)]
-        from: Folders,
+        wanted: Wanted,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -59,17 +61,6 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-}
-
-/// What images are made of.
-#[derive(clap::Args)]
-struct Folders {
-    /// Folder of the built programs.
-    #[arg(long, default_value = "target/debug")]
-    built: PathBuf,
-    /// Folder of the front's Python package.
-    #[arg(long, default_value = "clickhouse-front")]
-    front: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -96,6 +87,13 @@ fn run(args: Args) -> Result<ExitCode> {
             up(&state, &say)?;
             say(&format!("kubeconfig: {}", state.kubeconfig().display()));
         }
+        Command::Check => {
+            let missing = tools::missing();
+            for what in &missing {
+                writeln!(io::stdout(), "cluster: {what}")?;
+            }
+            return Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Down => {
             let _lock = lock::take(Duration::from_secs(60))?;
             down(&State::open(&dir)?)?;
@@ -109,16 +107,18 @@ fn run(args: Args) -> Result<ExitCode> {
             }
             addons::kubectl(&state)?.args(["get", "nodes", "-o", "wide"]).status()?;
         }
-        Command::Load { from } => images::load(&State::find(&dir)?, &from.into(), &say)?,
-        Command::With { load, from, command } => {
+        Command::Load { wanted } => images::load(&State::find(&dir)?, &wanted, &say)?,
+        Command::With { load, wanted, command } => {
             let state = State::open(&dir)?;
-            let sources = Sources::from(from);
             let start = {
                 let state = state.clone();
                 move || {
+                    if load {
+                        images::prepare(&state, &wanted, &say)?;
+                    }
                     up(&state, &say)?;
                     if load {
-                        images::load(&state, &sources, &say)?;
+                        images::load(&state, &wanted, &say)?;
                     }
                     Ok(())
                 }
@@ -136,10 +136,4 @@ fn run(args: Args) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-impl From<Folders> for Sources {
-    fn from(from: Folders) -> Self {
-        Self { built: from.built, front: from.front }
-    }
 }

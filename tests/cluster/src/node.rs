@@ -65,7 +65,7 @@ state = "{dir}/run"
         ],
     });
     state.write(&format!("{name}/cni/10-pods.conflist"), cni.to_string())?;
-    let mut command = net::enter(node, "/usr/bin/containerd");
+    let mut command = net::enter(node, "containerd");
     command.arg("--config").arg(config);
     record::start(state, &format!("containerd-{name}"), &mut command).map(drop)
 }
@@ -95,7 +95,8 @@ pub fn start_kubelet(state: &State, node: Node) -> Result<()> {
         "resolvConf": "",
         // A test's machine may be nearly full; what matters here is not the disk.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-        "imageMinimumGCAge": "24h",
+        // Nobody could pull again what is removed.
+        "imageGCHighThresholdPercent": 100,
         "serializeImagePulls": false,
         "nodeStatusUpdateFrequency": "5s",
         "maxPods": 200,

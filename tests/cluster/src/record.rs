@@ -65,6 +65,11 @@ pub fn all(state: &State) -> Vec<Running> {
     entries.flatten().filter_map(|entry| read(&entry.path())).collect()
 }
 
+/// Drops a process that has ended as it should.
+pub fn forget(state: &State, name: &str) {
+    fs::remove_file(state.dir().join(format!("pids/{name}.json"))).ok();
+}
+
 /// The last lines of a process's log.
 #[must_use]
 pub fn end_of_log(state: &State, name: &str) -> String {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::net::{self, NODES};
-use crate::{State, addons, control_plane, disks, down, images, keys, node, owner, record, tools};
+use crate::store::Store;
+use crate::{State, addons, control_plane, disks, down, images, keys, node, owner, record, seed, tools};
 
 /// Starts everything over a fresh folder and returns when both nodes are ready.
 ///
@@ -22,11 +23,11 @@ pub fn up(state: &State, say: &dyn Fn(&str)) -> Result<()> {
     net::create()?;
     keys::write(state)?;
     for node in NODES {
+        seed::plant(state, node)?;
         node::start_containerd(state, node)?;
     }
     control_plane::start(state)?;
-    let pause = state.path("images/pause.tar")?;
-    images::pause()?.write(&pause)?;
+    let pause = [images::pause(&Store::open()?)?];
     until(state, "containerd", Duration::from_secs(30), &mut || Ok(images::import(state, &pause).is_ok()))?;
     say("containerd answers");
     until(state, "the API server", Duration::from_secs(60), &mut || {
