@@ -93,6 +93,13 @@ impl Cluster {
         Client::try_from(config).expect("a client")
     }
 
+    /// A client that shows every answer: the other one repeats what is refused with 429 or 503.
+    pub async fn blunt_client(&self) -> Client {
+        let mut config = config(&self.kubeconfig).await;
+        config.default_retry = false;
+        Client::try_from(config).expect("a client")
+    }
+
     /// `helm uninstall`.
     pub async fn uninstall(&self) {
         let mut helm = self.helm();

@@ -14,6 +14,7 @@
 pub mod artefacts;
 pub mod case;
 pub mod cluster;
+pub mod disruption;
 pub mod doors;
 pub mod faults;
 pub mod forward;
@@ -22,3 +23,5 @@ pub mod nodes;
 pub mod pods;
 pub mod space;
 pub mod traffic;
+pub mod undo;
+pub mod watched;

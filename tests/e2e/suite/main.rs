@@ -11,7 +11,19 @@
     reason = "test code: a failed step is a failed test"
 )]
 
+mod autoscaling;
+mod deletion;
+mod draining;
+mod evictions;
+mod failover;
 mod install;
+mod kills;
+mod outages;
+mod policies;
+mod rollouts;
+mod tenants;
+mod tls;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -23,7 +35,21 @@ use spillway_e2e::cluster::{Cluster, Images};
 const SIDE_BY_SIDE: usize = 3;
 
 fn cases() -> Vec<Case> {
-    let all = [install::cases()];
+    let all = [
+        autoscaling::cases(),
+        deletion::cases(),
+        draining::cases(),
+        evictions::cases(),
+        failover::cases(),
+        install::cases(),
+        kills::cases(),
+        outages::cases(),
+        policies::cases(),
+        rollouts::cases(),
+        tenants::cases(),
+        tls::cases(),
+        upgrade::cases(),
+    ];
     let mut all: Vec<_> = all.into_iter().flatten().collect();
     // While one of them waits for its turn, no other test begins.
     all.sort_by_key(Case::is_alone);
