@@ -46,10 +46,11 @@ pub struct Running {
     pub elapsed: f64,
 }
 
-/// Which of our statements are running. A server (or a front before it) that gives ids of its own still
-/// shows the `log_comment`, so both are compared.
-pub fn running<'a>(spec: &SchemaSpec, query_ids: impl IntoIterator<Item = &'a str>) -> String {
-    let ids = literals(query_ids);
+/// Which of our statements are running, of those whose id begins with this. A server (or a front before it) that
+/// gives ids of its own still shows the `log_comment`, so both are compared.
+#[must_use]
+pub fn running(spec: &SchemaSpec, prefix: &str) -> String {
+    let prefix = literal(prefix);
     let processes = match &spec.topology {
         Topology::Single => "system.processes".to_owned(),
         // An insert may have reached any replica.
@@ -57,7 +58,7 @@ pub fn running<'a>(spec: &SchemaSpec, query_ids: impl IntoIterator<Item = &'a st
     };
     format!(
         "SELECT query_id, Settings['log_comment'] AS log_comment, elapsed FROM {processes} \
-         WHERE query_id IN ({ids}) OR Settings['log_comment'] IN ({ids})"
+         WHERE startsWith(query_id, {prefix}) OR startsWith(Settings['log_comment'], {prefix})"
     )
 }
 
@@ -105,6 +106,56 @@ pub fn count_partitions(spec: &SchemaSpec, batch_id: &str, days: DayRange) -> St
         spec.records(),
         days.condition(),
         literal(batch_id)
+    )
+}
+
+/// Rows of one of many batches in one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BatchPartitionRows {
+    /// The batch.
+    pub batch_id: String,
+    /// See [`PartitionRows`].
+    pub day: i32,
+    /// See [`PartitionRows`].
+    pub retention_days: u16,
+    /// How many of them there are.
+    pub rows: u64,
+}
+
+/// How many rows the table holds of each of these batches, per partition ([`BatchPartitionRows`]).
+pub fn count_partitions_of<'a>(
+    spec: &SchemaSpec,
+    batch_ids: impl IntoIterator<Item = &'a str>,
+    days: DayRange,
+) -> String {
+    format!(
+        "SELECT batch_id, toInt32(toDate(timestamp)) AS day, retention_days, count() AS rows FROM {} \
+         WHERE {} AND batch_id IN ({}) GROUP BY batch_id, day, retention_days",
+        spec.records(),
+        days.condition(),
+        literals(batch_ids)
+    )
+}
+
+/// The highest batch that the table has of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct LastBatch {
+    /// The pipeline's own name, as it stands before the batch's id.
+    pub pipeline: String,
+    /// The highest epoch.
+    pub epoch: u64,
+    /// The highest number.
+    pub number: u64,
+}
+
+/// The highest batch of each pipeline that has rows in the table ([`LastBatch`]). Reads the column of the whole table.
+#[must_use]
+pub fn last_batches(spec: &SchemaSpec) -> String {
+    format!(
+        "SELECT id[1] AS pipeline, max(toUInt64OrZero(id[2])) AS epoch, max(toUInt64OrZero(id[3])) AS number FROM \
+         (SELECT extractGroups(toString(batch_id), '^(.*)-([0-9]+)-([0-9]+)$') AS id FROM \
+         (SELECT DISTINCT batch_id FROM {} WHERE batch_id != '')) WHERE length(id) = 3 GROUP BY pipeline",
+        spec.records()
     )
 }
 

@@ -194,7 +194,7 @@ pub async fn check_permissions(client: &ClickHouse, spec: &SchemaSpec) -> Result
         ),
         (
             "see its own running queries",
-            ledger::running(spec, ["none"]),
+            ledger::running(spec, "none"),
             "GRANT SELECT ON system.processes TO <user>".to_owned(),
         ),
     ];

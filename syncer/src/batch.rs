@@ -222,6 +222,9 @@ impl Attempt {
 pub struct BatchList {
     /// The batch.
     pub id: BatchId,
+    /// The pipeline, so that a lost manifest can be made anew under its name.
+    #[serde(default)]
+    pub pipeline: Option<PipelineUid>,
     /// Version of the encoder that made the digests.
     pub encoder: u16,
     /// When it was planned.

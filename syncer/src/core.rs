@@ -138,7 +138,7 @@ pub enum Stop {
     Fenced,
     /// The manifest is gone although data is there.
     #[error(
-        "_spillway/manifest.json is missing although the bucket or the table holds data of this pipeline; restore it, or follow docs/recovery.md: beginning anew could load records twice. If nothing of this pipeline was ever loaded: spillway-syncer --init"
+        "_spillway/manifest.json is missing although the bucket or the table holds data of this pipeline: beginning anew could load records twice. Restore it, or have it made anew from what is left (see docs/recovery.md): in a cluster with the annotation spillway.dev/rebuild-manifest=true on the LogPipeline, otherwise with --rebuild-manifest of spillway-syncer or of spillway up"
     )]
     ManifestLost,
     /// A control object is gone.

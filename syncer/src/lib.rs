@@ -15,6 +15,7 @@ pub mod limits;
 pub mod manifest;
 pub mod metrics;
 pub mod plan;
+pub mod rebuild;
 pub mod runner;
 #[cfg(test)]
 mod sim;
@@ -24,4 +25,5 @@ pub mod transcode;
 pub mod walk;
 pub mod work;
 
-pub use runner::{SyncerError, initialise, run};
+pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use runner::{SyncerError, initialise, quiet_after, run};

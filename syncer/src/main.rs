@@ -1,5 +1,6 @@
 //! The syncer as a process of its own.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use spillway_model::settings::SyncerSettings;
 use spillway_schema::{ClickHouse, SchemaSpec};
 use spillway_syncer::metrics::Metrics;
 use spillway_syncer::runner::{self, SyncerError};
-use spillway_syncer::standby;
+use spillway_syncer::{quiet_after, rebuild, standby};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,10 @@ struct Args {
     /// when rows or batches are there without a manifest.
     #[arg(long)]
     init: bool,
+    /// Make a lost manifest anew from what is left, say what was found, and exit. Stop the syncer first. Refused while
+    /// a manifest is there, and when something can't be decided safely; see docs/recovery.md.
+    #[arg(long, conflicts_with = "init")]
+    rebuild_manifest: bool,
     /// How to reach the API server that has the Lease, if the settings name one. Without it: as the service account
     /// of the pod that this runs in.
     #[arg(long, env = "KUBECONFIG")]
@@ -77,7 +82,7 @@ async fn run(args: Args) -> u8 {
         }
     };
     let result = tokio::select! {
-        result = serve(settings, args.init, args.kubeconfig.as_deref()) => result,
+        result = serve(settings, &args) => result,
         () = second_signal() => return FORCED,
     };
     match result {
@@ -96,19 +101,26 @@ fn read_settings(path: &Path) -> Result<SyncerSettings, String> {
     Ok(settings)
 }
 
-async fn serve(settings: SyncerSettings, init: bool, kubeconfig: Option<&Path>) -> Result<(), SyncerError> {
+async fn serve(settings: SyncerSettings, args: &Args) -> Result<(), SyncerError> {
     let bucket =
         Bucket::open(&settings.bucket).await.map_err(|error| SyncerError::Bucket(error.to_string()))?;
     let clickhouse = ClickHouse::connect(&settings.clickhouse)
         .map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
-    if init {
+    if args.init || args.rebuild_manifest {
         let spec = SchemaSpec::from_settings(&settings.clickhouse);
         let applied = spillway_schema::apply(&clickhouse, &spec).await;
         applied.map_err(|error| SyncerError::ClickHouse(error.to_string()))?;
-        return runner::initialise(&bucket, &clickhouse, &spec).await;
+        if args.init {
+            return runner::initialise(&bucket, &clickhouse, &spec).await;
+        }
+        let rebuilt = rebuild(&bucket, &clickhouse, &spec, quiet_after(&settings)).await?;
+        // Whoever reads the log hears of it, too.
+        tracing::info!("{rebuilt}");
+        let _ = writeln!(std::io::stdout(), "{rebuilt}");
+        return Ok(());
     }
     let elector = match &settings.lease {
-        Some(lease) => Some(standby::candidate(lease, kubeconfig).await?),
+        Some(lease) => Some(standby::candidate(lease, args.kubeconfig.as_deref()).await?),
         None => None,
     };
     let taken = |error| {

@@ -21,6 +21,7 @@ use crate::holder;
 use crate::limits::Limits;
 use crate::manifest::{MANIFEST_KEY, Manifest, ManifestError, State};
 use crate::metrics::{Gauges, Metrics};
+use crate::rebuild::RebuildError;
 use crate::status::{LastError, STATUS_KEY, Status};
 use crate::work::{WorkError, WorkSettings, Worker};
 
@@ -54,6 +55,9 @@ pub enum SyncerError {
     /// A listener.
     #[error("{0}")]
     Admin(String),
+    /// No manifest could be made in place of a lost one.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
 }
 
 impl SyncerError {
@@ -70,6 +74,7 @@ impl SyncerError {
             Self::ClickHouse(_) => "ClickHouseUnusable",
             Self::Lease(_) => "LeaseUnusable",
             Self::Admin(_) => "PortTaken",
+            Self::Rebuild(error) => error.reason(),
         }
     }
 
@@ -105,6 +110,13 @@ pub fn limits(settings: &SyncerSettings) -> Limits {
         batch_age: ms(settings.batch.max_age.get()),
         ..Limits::default()
     }
+}
+
+/// How long after a manifest was lost something may yet arrive that was sent under it: its writer notices by the next
+/// swap, and an insert takes so long at most.
+#[must_use]
+pub fn quiet_after(settings: &SyncerSettings) -> Duration {
+    settings.takeover_after.get() + Duration::from_millis(limits(settings).insert_deadline)
 }
 
 /// Writes the first manifest of a pipeline, if there is none. To be called before anything is staged: a

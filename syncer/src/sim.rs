@@ -15,6 +15,7 @@ use crate::core::{Action, Core, Done, Identity, Loaded, Stop};
 use crate::flight::{Inserted, Outline, Server, Task};
 use crate::limits::Limits;
 use crate::manifest::Manifest;
+use crate::rebuild::{self, Highest, Parts, Remains, Undecided, Written};
 
 type Tag = u64;
 type Row = usize;
@@ -56,6 +57,11 @@ struct World {
     now: u64,
     next: u64,
     manifest: Option<(Arc<Manifest>, Tag)>,
+    /// Since when it is lost.
+    lost: Option<u64>,
+    losses: u32,
+    /// Batches whose control objects are deleted.
+    forgotten: BTreeSet<BatchId>,
     objects: BTreeMap<String, Vec<Record>>,
     stalled: Vec<(String, Vec<Record>, u64)>,
     batches: BTreeMap<BatchId, (Vec<String>, Vec<Record>)>,
@@ -238,6 +244,80 @@ impl World {
     }
 }
 
+impl World {
+    fn lose_manifest(&mut self) {
+        if self.manifest.take().is_some() {
+            self.lost = Some(self.now);
+            self.losses += 1;
+        }
+    }
+
+    /// What an administrator has done sooner or later.
+    fn rebuild_manifest(&mut self, limits: &Limits) {
+        let Some(since) = self.lost else { return };
+        let settled = self.now > since + limits.insert_deadline + limits.take_over_after;
+        if settled && self.pending.iter().any(|pending| pending.arrived) {
+            return;
+        }
+        let batches: BTreeMap<BatchId, Remains> = self
+            .batches
+            .keys()
+            .filter(|id| !self.forgotten.contains(id))
+            .map(|id| (*id, self.remains(*id)))
+            .collect();
+        let fates = match rebuild::decide(&batches, settled) {
+            Ok(fates) => fates,
+            Err(Undecided::Wait) => return,
+            Err(error @ Undecided::LoadedTwice { .. }) => panic!("{error:?}"),
+        };
+        let mut highest = Highest::default();
+        self.batches.keys().for_each(|id| highest.take(id.epoch, id.number));
+        self.attempts.keys().for_each(|(_, number)| highest.take_attempt(*number));
+        let nonce = format!("r{}", self.fresh());
+        let manifest = rebuild::manifest(Parts {
+            pipeline: PipelineUid("p".into()),
+            highest,
+            batches: &batches,
+            fates: &fates,
+            nonce,
+            window: limits.window,
+            now: UnixMs(0),
+        });
+        let tag = self.fresh();
+        self.manifest = Some((Arc::new(manifest), tag));
+        self.lost = None;
+    }
+
+    fn remains(&self, id: BatchId) -> Remains {
+        let (keys, records) = &self.batches[&id];
+        let left = keys.iter().filter(|key| self.objects.contains_key(*key)).count();
+        let written: Vec<Written> = self
+            .attempts
+            .range((id, 1)..=(id, u64::MAX))
+            .map(|((_, number), attempt)| Written {
+                number: *number,
+                buries: !attempt.buries.is_empty(),
+                buried: self.graves.contains_key(&(id, *number)),
+            })
+            .collect();
+        let attempt = rebuild::last_attempt(&written, left < keys.len());
+        let shares = self.batches.iter().filter(|(other, _)| **other != id && !self.forgotten.contains(other));
+        let shares = shares.filter_map(|(other, (theirs, _))| {
+            keys.iter().find(|key| theirs.contains(key)).map(|key| (*other, key.clone()))
+        });
+        Remains {
+            created: UnixMs(0),
+            attempt,
+            expected: (records.len() - self.attempts[&(id, attempt)].dead.len()) as u64,
+            rows: (0..records.len()).filter(|row| self.table.contains_key(&(id, *row))).count() as u64,
+            complete: self.full(id, attempt),
+            objects: keys.len() as u64,
+            left: left as u64,
+            shares: shares.collect(),
+        }
+    }
+}
+
 impl Writer {
     fn new(world: &mut World, limits: &Limits) -> Self {
         let name = world.fresh();
@@ -299,7 +379,7 @@ impl Writer {
             Action::ReadManifest => match world.manifest.clone() {
                 _ if world.fault(5) => Done::ManifestUnread,
                 Some((manifest, tag)) => Done::Manifest { manifest, tag, holder_dead: false },
-                None => Done::NoManifest { fresh: true },
+                None => Done::NoManifest { fresh: world.lost.is_none() },
             },
             Action::Swap { expected, manifest } => {
                 if world.fault(5) {
@@ -362,7 +442,10 @@ impl Writer {
                 }
                 return self.forget(index);
             }
-            Action::Forget(_) => return self.forget(index),
+            Action::Forget(ids) => {
+                world.forgotten.extend(ids.into_iter().map(|(id, _)| id));
+                return self.forget(index);
+            }
             Action::Task { id, task } => return self.task(world, index, id, task),
         })
     }
@@ -500,8 +583,8 @@ fn limits() -> Limits {
     }
 }
 
-/// Runs one history and checks its end.
-fn history(seed: u64, poison: &BTreeSet<u32>) {
+/// Runs one history, in which the manifest is lost up to so many times, and checks its end.
+fn history(seed: u64, poison: &BTreeSet<u32>, losses: u32) {
     // Some windows pass within a history, some hold.
     let window = if seed.is_multiple_of(2) { 40 } else { 200 };
     let limits = Limits { window, ..limits() };
@@ -510,6 +593,9 @@ fn history(seed: u64, poison: &BTreeSet<u32>) {
         now: 0,
         next: 0,
         manifest: None,
+        lost: None,
+        losses: 0,
+        forgotten: BTreeSet::new(),
         objects: BTreeMap::new(),
         stalled: Vec::new(),
         batches: BTreeMap::new(),
@@ -550,6 +636,12 @@ fn history(seed: u64, poison: &BTreeSet<u32>) {
         if world.rng.random_range(0..1_000) == 0 {
             world.encoder += 1;
         }
+        if world.losses < losses && world.rng.random_range(0..500) == 0 {
+            world.lose_manifest();
+        }
+        if world.lost.is_some() && world.chance(2) {
+            world.rebuild_manifest(&limits);
+        }
         let pick = world.rng.random_range(0..writers.len());
         match world.rng.random_range(0..400) {
             // Killed: what it sent goes on without it.
@@ -578,6 +670,7 @@ fn history(seed: u64, poison: &BTreeSet<u32>) {
     world.shut = false;
     for _ in 0..60_000 {
         world.tick();
+        world.rebuild_manifest(&limits);
         for writer in &mut writers {
             writer.turn(&mut world);
         }
@@ -654,12 +747,17 @@ proptest! {
 
     #[test]
     fn each_staged_record_is_in_the_table_and_the_views_once_whatever_happens(seed: u64) {
-        history(seed, &BTreeSet::new());
+        history(seed, &BTreeSet::new(), 0);
     }
 
     #[test]
     fn a_record_that_the_server_refuses_becomes_one_dead_letter_and_costs_no_other(seed: u64, poison in proptest::collection::btree_set(0_u32..60, 1..4)) {
-        history(seed, &poison);
+        history(seed, &poison, 0);
+    }
+
+    #[test]
+    fn a_manifest_that_is_lost_and_made_anew_costs_no_record_and_doubles_none(seed: u64, poison in proptest::collection::btree_set(0_u32..60, 0..3)) {
+        history(seed, &poison, 3);
     }
 }
 

@@ -361,6 +361,7 @@ impl Worker {
         failpoint("encoded");
         let list = BatchList {
             id,
+            pipeline: Some(self.pipeline()),
             encoder: ENCODER_VERSION,
             created: now,
             shard: u32::try_from(id.number % u64::from(self.settings.shards.max(1))).unwrap_or(0) + 1,
@@ -608,17 +609,13 @@ impl Worker {
         self.change(id, |kept| kept.bodies = None);
     }
 
-    /// Whether an insert of the batch runs at the server, and since when the server does.
+    /// Whether an insert (or repair) of the batch runs at the server, and since when the server does.
     ///
     /// # Errors
     /// When the server gives no answer.
     pub async fn running(&self, id: BatchId) -> Result<flight::Server, WorkError> {
-        let kept = self.kept(id)?;
-        let pipeline = self.pipeline();
-        let ids: Vec<String> = (0..kept.attempt.pieces.len().max(1))
-            .map(|piece| id.token(&pipeline, kept.number, piece))
-            .collect();
-        let sql = ledger::running(&self.spec, ids.iter().map(String::as_str));
+        // Of any attempt: after a rebuild the manifest may name a later one than was under way.
+        let sql = ledger::running(&self.spec, &format!("{}-", id.in_table(&self.pipeline())));
         let running: Vec<Running> = self.clickhouse.query_json(&sql, &[]).await?;
         let up: Vec<Uptime> = self.clickhouse.query_json(ledger::uptime(), &[]).await?;
         let up = up.first().map_or(0, |up| u64::from(up.seconds) * 1_000);

@@ -324,6 +324,7 @@ mod tests {
         let objects = [1, 2].map(|number| Member { key: key(number), rows: 10 }).to_vec();
         let list = BatchList {
             id: ID,
+            pipeline: None,
             encoder: 1,
             created: UnixMs(0),
             shard: 1,
