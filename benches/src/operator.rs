@@ -241,14 +241,8 @@ async fn apply(
     all_at_once(objects, async |of_one: Vec<_>| {
         for (kind, object) in of_one {
             let kind = &KINDS[kind];
-            let types = TypeMeta {
-                api_version: if kind.group.is_empty() {
-                    kind.version.to_owned()
-                } else {
-                    format!("{}/{}", kind.group, kind.version)
-                },
-                kind: kind.kind.to_owned(),
-            };
+            let resource = kind.resource();
+            let types = TypeMeta { api_version: resource.api_version, kind: resource.kind };
             let object = DynamicObject { types: Some(types), ..object };
             let manager = PatchParams::apply("plain").force();
             let applied = kind.api(&space).patch(&object.name_any(), &manager, &Patch::Apply(&object)).await;

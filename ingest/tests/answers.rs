@@ -275,6 +275,31 @@ async fn probes_and_metrics_answer() {
     assert_eq!(ingest.send(logs(&[record("shop", "api", "late")])).await.0, 200);
 }
 
+#[tokio::test]
+async fn who_keeps_a_connection_is_told_to_open_another_before_this_one_is_closed() {
+    let ingest = Ingest::start(settings()).await;
+    let kept = kept_connection(&ingest).await;
+    assert!(!kept.contains("connection: close"), "{kept}");
+    assert_eq!(ingest.get(&format!("{}/drain", ingest.admin)).await.0, 200);
+    let kept = kept_connection(&ingest).await;
+    assert!(kept.starts_with("HTTP/1.1 200") && kept.contains("connection: close"), "{kept}");
+}
+
+/// What a request on a connection that could be kept is answered.
+async fn kept_connection(ingest: &Ingest) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(ingest.url.trim_start_matches("http://")).await.unwrap();
+    let body = logs(&[record("shop", "api", "kept")]);
+    let head = format!(
+        "POST /v1/drain HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let bytes = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..bytes]).to_lowercase().replacen("http", "HTTP", 1)
+}
+
 /// Sends only a header, and what comes back within a second.
 async fn header_only(ingest: &Ingest, token: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -78,7 +78,7 @@ async fn a_tenant_whose_objects_are_denied_delays_no_other() {
     let metrics = ingest.metrics().await;
     assert_eq!(metrics.identity(), (25.0, 25.0));
     ingest.bucket.denies(&[]);
-    until("what was denied is staged", || ingest.bucket.messages().len() == 25).await;
+    until("what was denied is staged", async || ingest.bucket.messages().len() == 25).await;
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn without_the_bucket_a_durable_request_is_told_so_and_its_records_are_kep
     assert_eq!((received, accounted), (3.0, 3.0));
 
     ingest.bucket.works();
-    until("kept records are staged", || ingest.bucket.messages() == ["kept", "memory"]).await;
+    until("kept records are staged", async || ingest.bucket.messages() == ["kept", "memory"]).await;
     let metrics = ingest.metrics().await;
     assert_eq!(metrics.identity(), (3.0, 3.0));
     assert_eq!(metrics.sum("spillway_ingest_queue_bytes"), 0.0);
@@ -165,7 +165,7 @@ async fn overload_is_answered_at_once_and_costs_no_accepted_record() {
     }
     assert!(accepted.len() > 10 && refused > 100, "{} {refused}", accepted.len());
     ingest.bucket.works();
-    until("accepted records are staged", || ingest.bucket.messages() == accepted).await;
+    until("accepted records are staged", async || ingest.bucket.messages() == accepted).await;
     assert_eq!(ingest.send(logs(&[record("shop", "api", "room again")])).await.0, 200);
 }
 
@@ -223,7 +223,7 @@ async fn a_stream_is_flushed_at_the_seeds_hundred_records() {
             .header("x-spillway-ack", "memory");
         assert_eq!(answer(memory).await.0, 200);
     }
-    until("two objects", || ingest.bucket.messages().len() == 200).await;
+    until("two objects", async || ingest.bucket.messages().len() == 200).await;
     assert_eq!(ingest.bucket.keys().len(), 2);
     ingest.stop().await;
 }

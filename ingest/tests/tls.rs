@@ -175,10 +175,7 @@ async fn who_does_not_trust_the_certificate_does_not_send() {
     let error = Authority::new().connect(&ingest).await.unwrap_err().to_string();
     assert!(error.contains("invalid peer certificate"), "{error}");
     let refused = r#"spillway_ingest_tls_handshake_failures_total{reason="refused_by_client"} 1"#;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !ingest.metrics().await.0.contains(refused) {
-        assert!(Instant::now() < deadline);
-    }
+    until("the refusal is counted", async || ingest.metrics().await.0.contains(refused)).await;
 }
 
 #[tokio::test]
@@ -189,11 +186,7 @@ async fn a_new_certificate_is_shown_to_new_connections_and_the_others_stay() {
     assert_eq!(ask(&mut there).await.unwrap(), 200);
     let (cert, key) = after.issue();
     mount.swap("..1", &cert, &key);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while after.connect(&ingest).await.is_err() {
-        assert!(Instant::now() < deadline, "the new certificate is never shown");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("the new certificate is shown", async || after.connect(&ingest).await.is_ok()).await;
     assert!(before.connect(&ingest).await.is_err());
     assert_eq!(ask(&mut there).await.unwrap(), 200, "a connection from before");
     ingest.client = after.client();
@@ -210,11 +203,7 @@ async fn a_broken_or_mismatched_pair_keeps_the_old_one_and_is_counted() {
         let failures = async || ingest.metrics().await.sum("spillway_ingest_tls_reload_failures_total");
         let earlier = failures().await;
         mount.swap(moment, cert, key);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while failures().await < earlier + 2.0 {
-            assert!(Instant::now() < deadline, "never noticed");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until("it is noticed twice", async || failures().await >= earlier + 2.0).await;
         let mut stream = authority.connect(&ingest).await.unwrap();
         assert_eq!(ask(&mut stream).await.unwrap(), 200);
     }
@@ -284,7 +273,7 @@ async fn draining_answers_what_is_under_way_and_tells_http_2_to_go_away() {
     ingest.bucket.fails(Fault::Unavailable);
     let mut stream = authority.connect(&ingest).await.unwrap();
     let under_way = tokio::spawn(async move { (ask(&mut stream).await, stream) });
-    until("the request is under way", || !ingest.bucket.attempts.lock().is_empty()).await;
+    until("the request is under way", async || !ingest.bucket.attempts.lock().is_empty()).await;
     ingest.shutdown.drain.cancel();
     while frame_kind(&mut peer).await != 7 {}
     drop(peer);

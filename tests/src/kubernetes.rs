@@ -9,4 +9,6 @@ pub mod operator;
 pub mod owned;
 pub mod pipelines;
 pub mod space;
+pub mod waits;
+pub mod whole_cluster;
 pub mod world;

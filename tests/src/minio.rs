@@ -20,12 +20,18 @@ pub const REGION: &str = "us-east-1";
 pub struct Minio {
     child: Option<(Guard, Child)>,
     port: u16,
+    environment: Vec<(String, String)>,
     dir: tempfile::TempDir,
 }
 
 impl Minio {
     /// Starts a server with one empty bucket and waits until it answers.
     pub fn start() -> Self {
+        Self::start_with(Vec::new(), None)
+    }
+
+    /// The same with more settings, and an authority that it trusts when it asks others.
+    pub fn start_with(environment: Vec<(String, String)>, authority: Option<&str>) -> Self {
         let dir = tempfile::Builder::new().prefix("spillway-minio-").tempdir().expect("a temporary folder");
         // A folder in the data folder is a bucket.
         fs::create_dir_all(dir.path().join("data").join(BUCKET)).expect("the bucket's folder");
@@ -33,7 +39,12 @@ impl Minio {
         fs::create_dir(&credentials).expect("the credentials folder");
         fs::write(credentials.join("access_key_id"), ACCESS_KEY).expect("the access key");
         fs::write(credentials.join("secret_access_key"), SECRET_KEY).expect("the secret key");
-        let mut minio = Self { child: None, port: free_port(), dir };
+        let authorities = dir.path().join("certificates/CAs");
+        fs::create_dir_all(&authorities).expect("the certificates' folder");
+        if let Some(pem) = authority {
+            fs::write(authorities.join("authority.crt"), pem).expect("the authority");
+        }
+        let mut minio = Self { child: None, port: free_port(), environment, dir };
         minio.start_again();
         minio
     }
@@ -46,6 +57,9 @@ impl Minio {
             .args(["server", "--quiet", "--address"])
             .arg(format!("127.0.0.1:{}", self.port))
             .arg(self.dir.path().join("data"))
+            .arg("--certs-dir")
+            .arg(self.dir.path().join("certificates"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("MINIO_ROOT_USER", ACCESS_KEY)
             .env("MINIO_ROOT_PASSWORD", SECRET_KEY)
             .env("MINIO_BROWSER", "off")

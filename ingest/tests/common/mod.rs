@@ -307,9 +307,9 @@ pub fn logs(records: &[serde_json::Value]) -> String {
 }
 
 /// Waits until it holds, at most ten seconds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..1000 {
-        if holds() {
+        if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

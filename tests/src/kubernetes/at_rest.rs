@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::owned::{KINDS, Kind, POD_MONITOR};
 use super::space::Space;
 
 /// How long nothing may be written.
@@ -14,22 +15,13 @@ const QUIET: Duration = Duration::from_secs(4);
 /// How long the last changes may take to settle before that.
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// Everything that the operator writes. Leases are renewed by their holders and not looked at.
-const KINDS: [(&str, &str, &str); 14] = [
-    ("spillway.dev", "v1alpha1", "LogPipeline"),
-    ("apps", "v1", "Deployment"),
-    ("apps", "v1", "ReplicaSet"),
-    ("autoscaling", "v2", "HorizontalPodAutoscaler"),
-    ("networking.k8s.io", "v1", "NetworkPolicy"),
-    ("policy", "v1", "PodDisruptionBudget"),
-    ("rbac.authorization.k8s.io", "v1", "Role"),
-    ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
-    ("", "v1", "ConfigMap"),
-    ("", "v1", "Pod"),
-    ("", "v1", "Secret"),
-    ("", "v1", "Service"),
-    ("", "v1", "ServiceAccount"),
-    ("events.k8s.io", "v1", "Event"),
+/// What is written besides the objects that pipelines own.
+const OTHERS: [Kind; 5] = [
+    Kind { group: "spillway.dev", version: "v1alpha1", kind: "LogPipeline", names: &[] },
+    Kind { group: "apps", version: "v1", kind: "ReplicaSet", names: &[] },
+    Kind { group: "", version: "v1", kind: "Pod", names: &[] },
+    Kind { group: "events.k8s.io", version: "v1", kind: "Event", names: &[] },
+    POD_MONITOR,
 ];
 
 /// What controllers, and the operator of a pipeline that is well, say in the course of things.
@@ -59,36 +51,42 @@ pub async fn stands_still(space: &Space) {
         if now == before {
             continue;
         }
-        let changed: Vec<_> = now
-            .iter()
-            .filter(|(name, version)| before.get(*name) != Some(version))
-            .map(|(name, _)| name)
-            .chain(before.keys().filter(|name| !now.contains_key(*name)))
-            .collect();
         assert!(
             began.elapsed() < SETTLE,
-            "{} never comes to rest, last changed: {changed:?}",
-            space.namespace
+            "{} never comes to rest, last changed: {:?}",
+            space.namespace,
+            changed(&before, &now)
         );
         quiet_since = Instant::now();
         before = now;
     }
 }
 
+/// What was written, made or deleted between two looks.
+pub fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
+    let written = after.iter().filter(|(name, version)| before.get(*name) != Some(version));
+    let gone = before.keys().filter(|name| !after.contains_key(*name));
+    written.map(|(name, _)| name).chain(gone).cloned().collect()
+}
+
 /// `resourceVersion` of every object, by kind and name.
 pub async fn versions(space: &Space) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
-    for (group, version, kind) in KINDS {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.namespace, &resource);
-        let list = api.list_metadata(&ListParams::default()).await;
-        for object in list.unwrap_or_else(|error| panic!("{kind} can't be listed: {error}")) {
+    // Leases are renewed by their holders.
+    for kind in KINDS.iter().chain(&OTHERS).filter(|kind| kind.kind != "Lease") {
+        let list = match kind.api(space).list_metadata(&ListParams::default()).await {
+            Ok(list) => list,
+            // Without the Prometheus operator there is no such kind.
+            Err(kube::Error::Api(status)) if status.code == 404 && kind.kind == POD_MONITOR.kind => continue,
+            Err(error) => panic!("{} can't be listed: {error}", kind.kind),
+        };
+        for object in list {
             // Others' tallies: of metrics that aren't there, and of the same event once more.
-            if kind == "Event" && object.name_any().contains("-ingest") {
+            if kind.kind == "Event" && object.name_any().contains("-ingest") {
                 continue;
             }
             versions.insert(
-                format!("{kind} {}", object.name_any()),
+                format!("{} {}", kind.kind, object.name_any()),
                 object.resource_version().unwrap_or_default(),
             );
         }

@@ -1,9 +1,10 @@
 //! A Deployment's container as a process on this machine: its files, its arguments, its ServiceAccount.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, PodSpec, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, PodSpec, Secret, Volume, VolumeMount};
 use serde_json::Value;
 
 use super::operator::token;
@@ -15,7 +16,8 @@ pub struct Container {
     pub process: Process,
     /// Where records are received.
     pub http: u16,
-    _files: tempfile::TempDir,
+    pod: PodSpec,
+    files: tempfile::TempDir,
 }
 
 impl Container {
@@ -24,7 +26,9 @@ impl Container {
         let object: Deployment = space.get(deployment).await;
         let spec = object.spec.and_then(|spec| spec.template.spec).expect("a pod");
         let files = tempfile::Builder::new().prefix("spillway-pod-").tempdir().expect("a temporary folder");
-        mount(space, &spec, files.path()).await;
+        for (mount, volume) in mounts(&spec) {
+            bring(space, mount, volume, files.path()).await;
+        }
         let (http, admin) = (free_port(), free_port());
         listen_on(&files.path().join("etc/spillway/settings/settings.json"), files.path(), http, admin);
         let container = &spec.containers[0];
@@ -40,7 +44,14 @@ impl Container {
             command.env("KUBECONFIG", space.world.control_plane.kubeconfig(&name, &token));
         }
         let process = Process::start(pod, files.path(), &mut command);
-        Self { process, http, _files: files }
+        Self { process, http, pod: spec, files }
+    }
+
+    /// Brings Secrets as they are now, as kubelet does when their pod is touched.
+    pub async fn sync(&self, space: &Space) {
+        for (mount, volume) in mounts(&self.pod).filter(|(_, volume)| volume.config_map.is_none()) {
+            bring(space, mount, volume, self.files.path()).await;
+        }
     }
 }
 
@@ -61,18 +72,32 @@ fn listen_on(path: &Path, root: &Path, http: u16, admin: u16) {
     std::fs::write(path, settings.to_string()).expect("the settings file");
 }
 
-async fn mount(space: &Space, pod: &PodSpec, root: &Path) {
-    for mount in pod.containers[0].volume_mounts.iter().flatten() {
-        let volume =
-            pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).expect("the volume");
-        let dir = root.join(mount.mount_path.trim_start_matches('/'));
-        std::fs::create_dir_all(&dir).expect("the mount's folder");
-        for (path, bytes) in content(space, volume).await {
-            let path = dir.join(path);
-            std::fs::create_dir_all(path.parent().expect("a folder")).expect("the file's folder");
-            std::fs::write(path, bytes).expect("a file");
+/// Mounts of the pod's only container.
+fn mounts(pod: &PodSpec) -> impl Iterator<Item = (&VolumeMount, &Volume)> {
+    pod.containers[0].volume_mounts.iter().flatten().map(|mount| {
+        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+        (mount, volume.expect("the volume"))
+    })
+}
+
+/// Fills a mount's folder. As kubelet does it, all files change in one moment: each is a link through `..data`.
+async fn bring(space: &Space, mount: &VolumeMount, volume: &Volume, root: &Path) {
+    let dir = root.join(mount.mount_path.trim_start_matches('/'));
+    let moment = format!("..{:016x}", rand::random::<u64>());
+    std::fs::create_dir_all(dir.join(&moment)).expect("the mount's folder");
+    for (path, bytes) in content(space, volume).await {
+        let file = dir.join(&moment).join(&path);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("the file's folder");
+        std::fs::write(file, bytes).expect("a file");
+        let first = path.components().next().expect("a name");
+        let link = dir.join(first);
+        if link.symlink_metadata().is_err() {
+            symlink(Path::new("..data").join(first), link).expect("a link");
         }
     }
+    let next = dir.join("..data_next");
+    symlink(&moment, &next).expect("a link");
+    std::fs::rename(next, dir.join("..data")).expect("the new files");
 }
 
 async fn content(space: &Space, volume: &Volume) -> Vec<(PathBuf, Vec<u8>)> {

@@ -66,7 +66,7 @@ impl ControlPlane {
         })
         .await;
         // Before the controllers start: the garbage collector looks for new kinds every half a minute.
-        install_crd(&admin).await;
+        install_crd(&admin, CRD).await;
         let controllers = start_controllers(dir.path(), &kubeconfig);
         Self { _controllers: controllers, api, _etcd: etcd, port, etcd_port, admin_token, certificate, dir }
     }
@@ -96,6 +96,16 @@ impl ControlPlane {
         // Its cache of what the server offers, which differs between two runs on one port.
         command.env("HOME", self.dir.path());
         command
+    }
+
+    /// The API server's, as processes on this machine reach it.
+    pub fn url(&self) -> String {
+        url(self.port)
+    }
+
+    /// By which the API server shows who it is: its own authority.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
     }
 
     pub fn dir(&self) -> &Path {
@@ -159,6 +169,8 @@ fn start_api_server(dir: &Path, etcd_port: u16, port: u16) -> Process {
     command.args(["--tls-cert-file", &file("tls.crt"), "--tls-private-key-file", &file("tls.key")]);
     command.args(["--token-auth-file", &file("tokens.csv"), "--authorization-mode", "RBAC"]);
     command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
+    // Where others find the keys to check its tokens with; by default an address of pods.
+    command.args(["--service-account-jwks-uri", &format!("{}/openid/v1/jwks", url(port))]);
     command.args(["--service-account-signing-key-file", &file("accounts.key")]);
     command.args(["--service-account-key-file", &file("accounts.pub")]);
     command.args(["--service-cluster-ip-range", "10.0.0.0/16"]);
@@ -179,13 +191,13 @@ fn start_controllers(dir: &Path, kubeconfig: &Path) -> Process {
     Process::start("kube-controller-manager", dir, &mut command)
 }
 
-async fn install_crd(admin: &Client) {
-    let crd: CustomResourceDefinition =
-        serde_saphyr::from_str(CRD).expect("crds/logpipelines.yaml can be read");
+/// Installs a CRD and waits until its kind is served.
+pub async fn install_crd(admin: &Client, yaml: &str) {
+    let crd: CustomResourceDefinition = serde_saphyr::from_str(yaml).expect("a CRD");
     let api: Api<CustomResourceDefinition> = Api::all(admin.clone());
     let name = crd.name_any();
     let applied = api.patch(&name, &PatchParams::apply("spillway-tests").force(), &Patch::Apply(&crd)).await;
-    applied.unwrap_or_else(|error| panic!("the API server refuses crds/logpipelines.yaml: {error}"));
+    applied.unwrap_or_else(|error| panic!("the API server refuses {name}: {error}"));
     let established = wait::await_condition(api, &name, conditions::is_crd_established());
     tokio::time::timeout(Duration::from_secs(30), established)
         .await
@@ -193,10 +205,14 @@ async fn install_crd(admin: &Client) {
         .expect("the CRD can be watched");
 }
 
+fn url(port: u16) -> String {
+    format!("https://127.0.0.1:{port}")
+}
+
 fn kubeconfig_json(port: u16, certificate: &str, token: &str) -> serde_json::Value {
     let certificate = base64::engine::general_purpose::STANDARD.encode(certificate);
     let cluster =
-        json!({"server": format!("https://127.0.0.1:{port}"), "certificate-authority-data": certificate});
+        json!({"server": url(port), "certificate-authority-data": certificate});
     json!({
         "apiVersion": "v1",
         "kind": "Config",

@@ -27,6 +27,8 @@ pub struct Options {
     pub failpoint: Option<String>,
     /// Work only while it holds the Lease, which takes its successor 15 s after a kill.
     pub elect: bool,
+    /// In place of AWS's own.
+    pub sts_endpoint: Option<String>,
 }
 
 impl Default for Options {
@@ -37,6 +39,7 @@ impl Default for Options {
             cleanup_timeout: Duration::from_secs(600),
             failpoint: None,
             elect: false,
+            sts_endpoint: None,
         }
     }
 }
@@ -47,22 +50,27 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts one that watches the test's namespace.
+    /// Starts one that lives in the test's namespace and watches it alone.
     pub async fn start(space: &Space, options: Options) -> Self {
-        Self::start_from(space, space, options).await
+        Self::launch(space, Some(&space.namespace), options).await
     }
 
-    /// Starts one that lives in the namespace of `home`.
-    pub async fn start_from(home: &Space, space: &Space, options: Options) -> Self {
+    /// Starts one that lives in the namespace of `home` and watches all.
+    pub async fn start_for_all(home: &Space, options: Options) -> Self {
+        Self::launch(home, None, options).await
+    }
+
+    async fn launch(home: &Space, watched: Option<&str>, options: Options) -> Self {
         let token = token(home, SERVICE_ACCOUNT, None).await;
-        let control_plane = &space.world.control_plane;
-        let name = format!("{}-{}", space.namespace, options.pod);
+        let control_plane = &home.world.control_plane;
+        let name = format!("{}-{}", home.namespace, options.pod);
         let kubeconfig = control_plane.kubeconfig(&name, &token);
         let metrics_port = free_port();
         let mut command = built("spillway-operator");
         command
             .arg(format!("--image={}", options.image))
-            .arg(format!("--watch-namespace={}", space.namespace))
+            .args(watched.map(|namespace| format!("--watch-namespace={namespace}")))
+            .args(options.sts_endpoint.map(|url| format!("--sts-endpoint={url}")))
             .arg(format!("--metrics-addr=127.0.0.1:{metrics_port}"))
             .arg(format!("--cleanup-timeout={}s", options.cleanup_timeout.as_secs()))
             // The Lease of the syncer is polled that often.

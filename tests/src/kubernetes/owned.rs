@@ -1,5 +1,6 @@
 //! The objects that a pipeline owns.
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, ResourceExt};
 
@@ -14,6 +15,14 @@ pub struct Kind {
     /// Without the parts that carry a digest.
     pub names: &'static [&'static str],
 }
+
+/// Where the cluster has them.
+pub const POD_MONITOR: Kind = Kind {
+    group: "monitoring.coreos.com",
+    version: "v1",
+    kind: "PodMonitor",
+    names: &["logs-ingest", "logs-syncer"],
+};
 
 /// What the pipeline of [`super::pipelines::pipeline`] has, with autoscaling in addition.
 pub const KINDS: [Kind; 11] = [
@@ -48,9 +57,12 @@ impl Kind {
             .unwrap_or_else(|| panic!("{kind} is none of the pipeline's"))
     }
 
+    pub fn resource(&self) -> ApiResource {
+        ApiResource::from_gvk(&GroupVersionKind::gvk(self.group, self.version, self.kind))
+    }
+
     pub fn api(&self, space: &Space) -> Api<DynamicObject> {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(self.group, self.version, self.kind));
-        Api::namespaced_with(space.client.clone(), &space.namespace, &resource)
+        Api::namespaced_with(space.client.clone(), &space.namespace, &self.resource())
     }
 
     /// The pipeline's objects of this kind, by its label.
@@ -71,6 +83,12 @@ pub async fn names(space: &Space) -> Vec<String> {
     }
     names.sort();
     names
+}
+
+/// A Deployment's pod template as text, to be compared.
+pub fn template(deployment: &Deployment) -> String {
+    let template = &deployment.spec.as_ref().expect("a spec").template;
+    serde_json::to_string(template).expect("a template")
 }
 
 /// Names of ConfigMaps with a component's settings, sorted.

@@ -1,4 +1,4 @@
-//! One test's place: a namespace that admits only restricted pods, a bucket, a database, and the operator's rights.
+//! One test's place: a namespace that admits only restricted pods, a bucket and a database.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,15 +18,16 @@ use spillway_model::settings::{BucketSettings, Place, S3Settings};
 use spillway_schema::ClickHouse;
 
 use super::at_rest;
-use super::helm;
 use super::operator::{Operator, Options};
 use super::pipelines::{self, NAME};
 use super::world::World;
 use crate::minio;
-use crate::wait::until;
 
 /// For what takes the operator, its servers and the hollow kubelet some steps on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Key of the manifest.
+pub const MANIFEST: &str = "_spillway/manifest.json";
 
 pub struct Space {
     pub world: Arc<World>,
@@ -49,7 +49,6 @@ impl Space {
             .create(&PostParams::default(), &object)
             .await
             .expect("the namespace is created");
-        helm::apply(&client, &world.rights(&namespace)).await;
         let (bucket, database) = (namespace.clone(), namespace.replace('-', "_"));
         let space = Self { world, client, namespace, bucket, database, expected: BTreeSet::new() };
         for secret in pipelines::secrets() {
@@ -106,10 +105,32 @@ impl Space {
 
     /// Creates [`pipelines::pipeline`], starts an operator and waits until all is ready.
     pub async fn ready_pipeline(&self) -> Operator {
-        self.create(&pipelines::pipeline(self)).await;
-        let operator = self.operator().await;
+        self.ready_with(json!({}), Options::default()).await
+    }
+
+    /// The same with `change` merged into the pipeline's spec, and an operator of these options.
+    pub async fn ready_with(&self, change: Value, options: Options) -> Operator {
+        self.create(&pipelines::with(self, change)).await;
+        let operator = Operator::start(self, options).await;
         self.is_ready().await;
         operator
+    }
+
+    /// Asks for the end of a pipeline, as `kubectl delete` does without waiting.
+    pub async fn delete_pipeline(&self, name: &str) {
+        let deleted = self.api::<LogPipeline>().delete(name, &DeleteParams::default()).await;
+        deleted.unwrap_or_else(|error| panic!("{name} is not deleted: {error}"));
+    }
+
+    /// What `kubectl` says, in the test's namespace.
+    pub async fn kubectl(&self, arguments: &[&str]) -> String {
+        let mut command = self.world.control_plane.kubectl();
+        command.args(arguments).args(["--namespace", &self.namespace]);
+        let asked = tokio::task::spawn_blocking(move || command.output().expect("kubectl starts"));
+        let output = asked.await.expect("kubectl ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "kubectl {arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
     }
 
     pub async fn get<K>(&self, name: &str) -> K
@@ -117,68 +138,6 @@ impl Space {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         self.api::<K>().get(name).await.unwrap_or_else(|error| panic!("{name} can't be read: {error}"))
-    }
-
-    /// Waits until `look` finds what it looks for in the named object.
-    pub async fn sees<K, T>(&self, what: &str, name: &str, look: impl Fn(&K) -> Option<T>) -> T
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        let api: Api<K> = self.api();
-        let seen = async || api.get_opt(name).await.ok().flatten().as_ref().and_then(&look);
-        until(&format!("{what} ({})", self.namespace), PATIENCE, seen).await
-    }
-
-    /// Waits until the named object is there.
-    pub async fn appears<K>(&self, name: &str) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        self.sees(&format!("{name} to appear"), name, |object: &K| Some(object.clone())).await
-    }
-
-    /// Waits until the named object is gone.
-    pub async fn goes<K>(&self, name: &str)
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        let api: Api<K> = self.api();
-        until(&format!("the end of {name} ({})", self.namespace), PATIENCE, async || {
-            api.get_opt(name).await.ok().filter(Option::is_none).map(drop)
-        })
-        .await;
-    }
-
-    /// Waits for `Ready=True` of the pipeline's present generation.
-    pub async fn is_ready(&self) {
-        self.condition("Ready", "True", None).await;
-    }
-
-    /// Waits for a condition that speaks of the present generation; says how it is now when it doesn't come.
-    pub async fn condition(&self, type_: &str, status: &str, reason: Option<&str>) -> Condition {
-        let api: Api<LogPipeline> = self.api();
-        let since = std::time::Instant::now();
-        loop {
-            let pipeline = api.get(NAME).await.expect("the pipeline");
-            let generation = pipeline.metadata.generation;
-            let conditions = pipeline.status.map(|status| status.conditions).unwrap_or_default();
-            let found = conditions.iter().find(|condition| {
-                condition.type_ == type_
-                    && condition.status == status
-                    && condition.observed_generation == generation
-                    && reason.is_none_or(|reason| condition.reason == reason)
-            });
-            if let Some(found) = found {
-                return found.clone();
-            }
-            assert!(
-                since.elapsed() < PATIENCE,
-                "{type_}={status} {reason:?} did not come in {} (generation {generation:?}): {}",
-                self.namespace,
-                serde_json::to_string_pretty(&conditions).unwrap_or_default()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 
     /// Names the reason of an event that this test brings about.
@@ -206,6 +165,17 @@ impl Space {
             prefix: String::new(),
         };
         Bucket::open(&settings).await.expect("the bucket opens")
+    }
+
+    /// Keys of everything in the test's bucket.
+    pub async fn keys(&self) -> Vec<String> {
+        let page = self.open_bucket().await.list("", None, 1000).await.expect("the bucket can be listed");
+        page.objects.into_iter().map(|object| object.key).collect()
+    }
+
+    pub async fn manifest(&self) -> Option<Vec<u8>> {
+        let found = self.open_bucket().await.get(MANIFEST).await.expect("the bucket answers");
+        found.map(|(bytes, _)| bytes.to_vec())
     }
 
     /// Tables and views of the test's database, sorted.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use spillway_crds::LogPipeline;
 use spillway_tests::kubernetes::operator::{Operator, Options};
-use spillway_tests::kubernetes::pipelines::{self, NAME};
+use spillway_tests::kubernetes::pipelines::NAME;
 use spillway_tests::kubernetes::space::Space;
 
 use crate::claim::claims;
@@ -68,18 +68,8 @@ fn off(replicas: i32) -> serde_json::Value {
     json!({"ingest": {"replicas": replicas, "autoscaling": null}})
 }
 
-async fn wants(space: &Space, replicas: i32) {
-    space
-        .sees(&format!("{replicas} replicas"), "logs-ingest", move |now: &Deployment| {
-            (now.spec.as_ref()?.replicas == Some(replicas)).then_some(())
-        })
-        .await;
-}
-
 async fn switching_autoscaling_on_never_dips(space: &mut Space) -> Operator {
-    space.create(&pipelines::with(space, json!({"ingest": {"replicas": 4}}))).await;
-    let operator = space.operator().await;
-    space.is_ready().await;
+    let operator = space.ready_with(json!({"ingest": {"replicas": 4}}), Options::default()).await;
     let watched = Watched::start(space);
     space.change_spec(on(2, 6)).await;
     space.appears::<HorizontalPodAutoscaler>("logs-ingest").await;
@@ -99,14 +89,12 @@ async fn switching_autoscaling_on_never_dips(space: &mut Space) -> Operator {
 }
 
 async fn switching_autoscaling_off_goes_straight_to_the_number(space: &mut Space) -> Operator {
-    space.create(&pipelines::with(space, on(5, 6))).await;
-    let operator = space.operator().await;
-    space.is_ready().await;
-    wants(space, 5).await;
+    let operator = space.ready_with(on(5, 6), Options::default()).await;
+    space.wants("logs-ingest", 5).await;
     let watched = Watched::start(space);
     space.change_spec(off(3)).await;
     space.goes::<HorizontalPodAutoscaler>("logs-ingest").await;
-    wants(space, 3).await;
+    space.wants("logs-ingest", 3).await;
     space.is_ready().await;
     let seen = watched.end();
     assert_eq!(seen, [5, 3]);
@@ -114,9 +102,7 @@ async fn switching_autoscaling_off_goes_straight_to_the_number(space: &mut Space
 }
 
 async fn an_operator_killed_while_handing_over_leaves_no_dip(space: &mut Space) -> Operator {
-    space.create(&pipelines::with(space, json!({"ingest": {"replicas": 4}}))).await;
-    let mut first = space.operator().await;
-    space.is_ready().await;
+    let mut first = space.ready_with(json!({"ingest": {"replicas": 4}}), Options::default()).await;
     first.process.kill();
     let watched = Watched::start(space);
     space.change_spec(on(2, 6)).await;
@@ -132,9 +118,7 @@ async fn an_operator_killed_while_handing_over_leaves_no_dip(space: &mut Space) 
 
 async fn a_pipeline_made_with_autoscaling_begins_at_its_minimum(space: &mut Space) -> Operator {
     let watched = Watched::start(space);
-    space.create(&pipelines::with(space, on(3, 6))).await;
-    let operator = space.operator().await;
-    space.is_ready().await;
+    let operator = space.ready_with(on(3, 6), Options::default()).await;
     space.appears::<HorizontalPodAutoscaler>("logs-ingest").await;
     space.is_at_rest().await;
     assert_eq!(watched.end(), [3]);
@@ -149,9 +133,7 @@ async fn scale(space: &Space, replicas: i32) {
 }
 
 async fn the_autoscalers_number_is_left_alone(space: &mut Space) -> Operator {
-    space.create(&pipelines::with(space, on(2, 6))).await;
-    let operator = space.operator().await;
-    space.is_ready().await;
+    let operator = space.ready_with(on(2, 6), Options::default()).await;
     scale(space, 5).await;
     let watched = Watched::start(space);
     // Changes go out meanwhile, of the pods and of the pipeline.
@@ -168,9 +150,7 @@ async fn the_autoscalers_number_is_left_alone(space: &mut Space) -> Operator {
 
 async fn a_deployment_that_lost_its_labels_keeps_the_autoscalers_number(space: &mut Space) -> Operator {
     const OURS: &str = "app.kubernetes.io/managed-by";
-    space.create(&pipelines::with(space, on(2, 6))).await;
-    let operator = space.operator().await;
-    space.is_ready().await;
+    let operator = space.ready_with(on(2, 6), Options::default()).await;
     scale(space, 5).await;
     let watched = Watched::start(space);
     // By this label the operator watches, so it knows of none.
@@ -187,9 +167,7 @@ async fn a_deployment_that_lost_its_labels_keeps_the_autoscalers_number(space: &
 }
 
 async fn new_bounds_reach_the_autoscaler(space: &mut Space) -> Operator {
-    space.create(&pipelines::with(space, on(2, 6))).await;
-    let operator = space.operator().await;
-    space.is_ready().await;
+    let operator = space.ready_with(on(2, 6), Options::default()).await;
     space.change_spec(on(4, 9)).await;
     space
         .sees("the bounds", "logs-ingest", |now: &HorizontalPodAutoscaler| {
@@ -198,26 +176,21 @@ async fn new_bounds_reach_the_autoscaler(space: &mut Space) -> Operator {
         })
         .await;
     // It raises what is below its minimum by itself.
-    wants(space, 4).await;
+    space.wants("logs-ingest", 4).await;
     space.is_ready().await;
     operator
 }
 
 async fn kubectl_scale_scales_ingest(space: &mut Space) -> Operator {
     let operator = space.ready_pipeline().await;
-    let mut kubectl = space.world.control_plane.kubectl();
-    let output = kubectl.args(["scale", "lp/logs", "--replicas=3", "--namespace", &space.namespace]).output();
-    let output = output.expect("kubectl starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    wants(space, 3).await;
+    space.kubectl(&["scale", "lp/logs", "--replicas=3"]).await;
+    space.wants("logs-ingest", 3).await;
     space.is_ready().await;
     operator
 }
 
 async fn kubectl_scale_is_refused_while_autoscaled(space: &mut Space) -> Operator {
-    space.create(&pipelines::with(space, on(2, 6))).await;
-    let operator = space.operator().await;
-    space.is_ready().await;
+    let operator = space.ready_with(on(2, 6), Options::default()).await;
     let scale = Patch::Merge(json!({"spec": {"replicas": 3}}));
     let refused = space.api::<LogPipeline>().patch_scale(NAME, &PatchParams::default(), &scale).await;
     let error = refused.expect_err("it is refused").to_string();

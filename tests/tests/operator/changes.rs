@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::json;
 use spillway_crds::LogPipeline;
 use spillway_tests::kubernetes::operator::Operator;
-use spillway_tests::kubernetes::owned;
+use spillway_tests::kubernetes::owned::{self, template};
 use spillway_tests::kubernetes::pipelines::{self, NAME};
 use spillway_tests::kubernetes::space::Space;
 
@@ -25,11 +25,6 @@ claims![
 
 fn generation(deployment: &Deployment) -> i64 {
     deployment.metadata.generation.unwrap_or_default()
-}
-
-fn template(deployment: &Deployment) -> String {
-    let template = &deployment.spec.as_ref().expect("a spec").template;
-    serde_json::to_string(template).expect("a template")
 }
 
 async fn a_changed_setting_rolls_the_component_that_reads_it_and_no_other(space: &mut Space) -> Operator {

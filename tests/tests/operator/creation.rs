@@ -124,20 +124,8 @@ async fn status_feeds_the_columns_and_the_scale_subresource(space: &mut Space) -
 
 async fn kubectl_wait_ends_when_the_pipeline_is_ready(space: &mut Space) -> Operator {
     space.create(&pipelines::pipeline(space)).await;
-    let mut kubectl = space.world.control_plane.kubectl();
-    kubectl.args([
-        "wait",
-        "--for=condition=Ready",
-        "lp/logs",
-        "--timeout=60s",
-        "--namespace",
-        &space.namespace,
-    ]);
-    let waiting = tokio::task::spawn_blocking(move || kubectl.output().expect("kubectl starts"));
-    let operator = space.operator().await;
-    let output = waiting.await.expect("kubectl ends");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    operator
+    let waiting = space.kubectl(&["wait", "--for=condition=Ready", "lp/logs", "--timeout=60s"]);
+    tokio::join!(waiting, space.operator()).1
 }
 
 async fn two_pipelines_of_a_namespace_share_a_bucket_and_no_object(space: &mut Space) -> Operator {

@@ -148,10 +148,7 @@ mod functions {
 
     async fn a_restart_by_kubectl_is_not_undone(space: &mut Space) -> Operator {
         let operator = space.ready_pipeline().await;
-        let mut kubectl = space.world.control_plane.kubectl();
-        let output =
-            kubectl.args(["rollout", "restart", "deployment/logs-ingest", "-n", &space.namespace]).output();
-        assert!(output.expect("kubectl starts").status.success());
+        space.kubectl(&["rollout", "restart", "deployment/logs-ingest"]).await;
         let restarted: Deployment = space.get("logs-ingest").await;
         space
             .sees("the restart to end", "logs-ingest", |now: &Deployment| {
@@ -174,11 +171,7 @@ mod functions {
         operator.process.kill();
         space.change::<Deployment>("logs-syncer", json!({"spec": {"replicas": 1}})).await;
         let operator = space.operator().await;
-        space
-            .sees("two syncers", "logs-syncer", |now: &Deployment| {
-                (now.spec.as_ref()?.replicas == Some(2)).then_some(())
-            })
-            .await;
+        space.wants("logs-syncer", 2).await;
         space.is_ready().await;
         operator
     }

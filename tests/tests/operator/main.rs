@@ -21,11 +21,17 @@ mod deletion;
 mod deletion_shared;
 mod drift;
 mod end_to_end;
+mod lease;
 mod outside;
 mod ownership;
+mod plan;
+mod pod_monitors;
 mod rights;
 mod secrets;
 mod survival;
+mod waiting;
+mod web_identity;
+mod whole_cluster;
 
 use std::process::ExitCode;
 
@@ -46,11 +52,17 @@ fn claims() -> Vec<Claim> {
         autoscaling::claims(),
         secrets::claims(),
         outside::claims(),
+        plan::claims(),
+        waiting::claims(),
         deletion::claims(),
         deletion_shared::claims(),
         survival::claims(),
         rights::claims(),
         end_to_end::claims(),
+        lease::claims(),
+        pod_monitors::claims(),
+        web_identity::claims(),
+        whole_cluster::claims(),
     ]
     .into_iter()
     .flatten()

@@ -7,7 +7,8 @@ use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use spillway_tests::kubernetes::helm;
 use spillway_tests::kubernetes::operator::{Operator, SERVICE_ACCOUNT, token};
-use spillway_tests::kubernetes::space::Space;
+use spillway_tests::kubernetes::space::{PATIENCE, Space};
+use spillway_tests::wait::until;
 
 use crate::claim::{Claim, Kept};
 
@@ -16,6 +17,8 @@ use crate::claim::{Claim, Kept};
 enum Who {
     /// The operator that watches one namespace, as the chart makes it.
     Operator,
+    /// The one that watches all.
+    OperatorOfAll,
     Syncer,
     Ingest,
 }
@@ -47,7 +50,7 @@ fn act(who: Who, verb: &'static str, what: &'static str, place: In) -> Act {
 /// Every act that must be refused.
 fn denied() -> Vec<Act> {
     use In::{Another, Own, TheCluster};
-    use Who::{Ingest, Operator, Syncer};
+    use Who::{Ingest, Operator, OperatorOfAll, Syncer};
     let mut acts = vec![
         act(Operator, "create", "/pods/exec", Own),
         act(Operator, "get", "/pods/log", Own),
@@ -80,6 +83,25 @@ fn denied() -> Vec<Act> {
         act(Operator, "create", "rbac.authorization.k8s.io/clusterrolebindings", TheCluster),
         act(Operator, "patch", "apiextensions.k8s.io/customresourcedefinitions", TheCluster),
         act(Operator, "create", "admissionregistration.k8s.io/validatingwebhookconfigurations", TheCluster),
+        act(OperatorOfAll, "create", "/pods/exec", Another),
+        act(OperatorOfAll, "get", "/pods/log", Another),
+        act(OperatorOfAll, "create", "/pods", Another),
+        act(OperatorOfAll, "delete", "/pods", Another),
+        act(OperatorOfAll, "create", "/serviceaccounts/token", Another),
+        act(OperatorOfAll, "impersonate", "/serviceaccounts", Another),
+        act(OperatorOfAll, "create", "spillway.dev/logpipelines", Another),
+        act(OperatorOfAll, "delete", "spillway.dev/logpipelines", Another),
+        act(OperatorOfAll, "update", "spillway.dev/logpipelines", Another),
+        act(OperatorOfAll, "delete", "apps/deployments", Another),
+        act(OperatorOfAll, "delete", "coordination.k8s.io/leases", Another),
+        act(OperatorOfAll, "escalate", "rbac.authorization.k8s.io/clusterroles", TheCluster),
+        act(OperatorOfAll, "bind", "rbac.authorization.k8s.io/clusterroles", TheCluster),
+        act(OperatorOfAll, "create", "rbac.authorization.k8s.io/clusterroles", TheCluster),
+        act(OperatorOfAll, "create", "rbac.authorization.k8s.io/clusterrolebindings", TheCluster),
+        act(OperatorOfAll, "patch", "apiextensions.k8s.io/customresourcedefinitions", TheCluster),
+        act(OperatorOfAll, "list", "/namespaces", TheCluster),
+        act(OperatorOfAll, "delete", "/namespaces", TheCluster),
+        act(OperatorOfAll, "list", "/nodes", TheCluster),
         act(Syncer, "get", "coordination.k8s.io/leases=spillway-operator", Own),
         act(Syncer, "update", "coordination.k8s.io/leases=another-syncer", Own),
         act(Syncer, "update", "coordination.k8s.io/leases=logs-syncer", Another),
@@ -102,6 +124,7 @@ pub(crate) fn claims() -> Vec<Claim> {
     for act in denied() {
         let who = match act.who {
             Who::Operator => "the_operator",
+            Who::OperatorOfAll => "the_operator_of_all",
             Who::Syncer => "the_syncer",
             Who::Ingest => "ingest",
         };
@@ -140,23 +163,38 @@ async fn allows(client: &Client, user: &str, act: &Act, namespace: Option<&str>)
     reviewed.expect("the server reviews").status.expect("an answer").allowed
 }
 
-async fn is_denied(space: &mut Space, act: Act) -> Box<dyn Kept> {
-    // The roles of the pipeline are the operator's to make, so they are made as a pipeline's.
-    functions::syncer_role(space).await;
-    let account = match act.who {
-        Who::Operator => SERVICE_ACCOUNT,
-        Who::Syncer => "logs-syncer",
-        Who::Ingest => "logs-ingest",
+async fn is_denied(space: &mut Space, denied: Act) -> Box<dyn Kept> {
+    let (home, account) = match denied.who {
+        Who::OperatorOfAll => (&space.world.whole_cluster().await.home, SERVICE_ACCOUNT),
+        Who::Operator => (&*space, SERVICE_ACCOUNT),
+        Who::Syncer => (&*space, "logs-syncer"),
+        Who::Ingest => (&*space, "logs-ingest"),
     };
-    let user = format!("system:serviceaccount:{}:{account}", space.namespace);
-    let place = match act.place {
-        In::Own => Some(space.namespace.clone()),
+    let user = format!("system:serviceaccount:{}:{account}", home.namespace);
+    match denied.who {
+        Who::OperatorOfAll => {
+            let read = act(denied.who, "list", "/secrets", In::TheCluster);
+            come_to_count(home, &user, &read, None).await;
+        }
+        // The roles of the pipeline are the operator's to make, so they are made as a pipeline's.
+        _ => functions::syncer_role(home).await,
+    }
+    let place = match denied.place {
+        In::Own => Some(home.namespace.clone()),
         In::Another => Some("kube-system".to_owned()),
         In::TheCluster => None,
     };
-    let allowed = allows(&space.client, &user, &act, place.as_deref()).await;
-    assert!(!allowed, "{user} may {} {}/{} {}", act.verb, act.group, act.resource, act.name);
+    let allowed = allows(&home.client, &user, &denied, place.as_deref()).await;
+    assert!(!allowed, "{user} may {} {}/{} {}", denied.verb, denied.group, denied.resource, denied.name);
     Box::new(())
+}
+
+/// Waits until something is allowed. Else every refusal would only say that the roles have not arrived yet.
+async fn come_to_count(space: &Space, user: &str, act: &Act, namespace: Option<&str>) {
+    until("the roles to count", PATIENCE, async || {
+        allows(&space.client, user, act, namespace).await.then_some(())
+    })
+    .await;
 }
 
 mod functions {
@@ -195,11 +233,7 @@ mod functions {
         space.create(&binding).await;
         let user = format!("system:serviceaccount:{}:logs-syncer", space.namespace);
         let own = act(Who::Syncer, "update", "coordination.k8s.io/leases=logs-syncer", In::Own);
-        // Else every refusal below would only say that the Role has not arrived yet.
-        spillway_tests::wait::until("the Role to count", std::time::Duration::from_secs(30), async || {
-            allows(&space.client, &user, &own, Some(&space.namespace)).await.then_some(())
-        })
-        .await;
+        come_to_count(space, &user, &own, Some(&space.namespace)).await;
     }
 
     async fn the_syncers_role_is_its_lease_and_nothing_else(space: &mut Space) -> Operator {
@@ -245,7 +279,7 @@ mod functions {
         let token = token(space, SERVICE_ACCOUNT, None).await;
         let operator = space.world.control_plane.client(&token).await;
         let own: Api<Secret> = Api::namespaced(operator.clone(), &space.namespace);
-        spillway_tests::wait::until("its rights to count", std::time::Duration::from_secs(30), async || {
+        until("its rights to count", PATIENCE, async || {
             own.list(&ListParams::default()).await.ok()
         })
         .await;

@@ -1,6 +1,5 @@
 //! Operators that are killed, doubled, replaced, paused or given poison.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -56,15 +55,10 @@ async fn killed(space: &mut Space, point: &str) -> Box<dyn Kept> {
     Box::new(operator)
 }
 
-/// Pod templates by the name of their Deployment.
-async fn templates(space: &Space) -> BTreeMap<String, String> {
-    let mut templates = BTreeMap::new();
-    for name in ["logs-ingest", "logs-syncer"] {
-        let deployment: Deployment = space.get(name).await;
-        let template = deployment.spec.expect("a spec").template;
-        templates.insert(name.to_owned(), serde_json::to_string(&template).expect("a template"));
-    }
-    templates
+/// Pod templates of ingest and syncer.
+async fn templates(space: &Space) -> [String; 2] {
+    let of = async |name: &str| owned::template(&space.get::<Deployment>(name).await);
+    [of("logs-ingest").await, of("logs-syncer").await]
 }
 
 fn elected(number: u32) -> Options {
@@ -97,9 +91,7 @@ mod functions {
         let operator = space.operator().await;
         tokio::time::sleep(Duration::from_secs(8)).await;
         let after = at_rest::versions(space).await;
-        let changed: Vec<_> =
-            after.iter().filter(|(name, version)| before.get(*name) != Some(version)).collect();
-        assert!(changed.is_empty(), "{changed:?}");
+        assert_eq!(at_rest::changed(&before, &after), Vec::<String>::new());
         operator
     }
 
@@ -135,11 +127,7 @@ mod functions {
             if holder.contains("operator-0") { (first, second) } else { (second, first) };
         leader.process.kill();
         space.change_spec(json!({"ingest": {"replicas": 3}})).await;
-        space
-            .sees("the other to take over", "logs-ingest", |now: &Deployment| {
-                (now.spec.as_ref()?.replicas == Some(3)).then_some(())
-            })
-            .await;
+        space.wants("logs-ingest", 3).await;
         space.is_ready().await;
         standby
     }
@@ -153,11 +141,7 @@ mod functions {
         first.process.terminate();
         assert!(first.process.wait(Duration::from_secs(20)).await.success());
         let since = std::time::Instant::now();
-        space
-            .sees("the Lease to change hands", "spillway-operator", |lease: &Lease| {
-                lease.spec.as_ref()?.holder_identity.as_ref()?.contains("operator-1").then_some(())
-            })
-            .await;
+        space.leads("spillway-operator", "operator-1").await;
         // Long before the Lease of 15 s runs out.
         assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
         space.change_spec(json!({"ingest": {"replicas": 3}})).await;
@@ -173,11 +157,7 @@ mod functions {
         space.is_ready().await;
         let second = Operator::start(space, elected(1)).await;
         first.process.pause();
-        space
-            .sees("the Lease to change hands", "spillway-operator", |lease: &Lease| {
-                lease.spec.as_ref()?.holder_identity.as_ref()?.contains("operator-1").then_some(())
-            })
-            .await;
+        space.leads("spillway-operator", "operator-1").await;
         first.process.resume();
         until("the frozen one to give up", PATIENCE, async || {
             if !first.process.is_running() {
@@ -238,11 +218,7 @@ mod functions {
         space.write_secret("shop-keys", &[("second", "another-key-of-the-shop-long-enough")]).await;
         space.is_at_rest().await;
         let after = at_rest::versions(space).await;
-        let changed: Vec<_> = after
-            .iter()
-            .filter(|(name, version)| before.get(*name) != Some(version))
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let changed = at_rest::changed(&before, &after);
         // A Deployment's controller copies its annotations to the ReplicaSet.
         let by_us = [
             "Deployment logs-syncer",
@@ -253,11 +229,7 @@ mod functions {
         ];
         assert!(changed.iter().all(|name| by_us.iter().any(|us| name.starts_with(us))), "{changed:?}");
         space.change_spec(json!({"paused": null})).await;
-        space
-            .sees("the change to be made", "logs-ingest", |now: &Deployment| {
-                (now.spec.as_ref()?.replicas == Some(4)).then_some(())
-            })
-            .await;
+        space.wants("logs-ingest", 4).await;
         space.is_ready().await;
         operator
     }
@@ -274,10 +246,7 @@ mod functions {
             space.expect_event(reason);
         }
         space.change_spec(json!({"suspend": true})).await;
-        let wants = |replicas: i32| {
-            move |now: &Deployment| (now.spec.as_ref()?.replicas == Some(replicas)).then_some(())
-        };
-        space.sees("no ingest", "logs-ingest", wants(0)).await;
+        space.wants("logs-ingest", 0).await;
         space.condition("Ready", "False", Some("Suspending")).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         let syncer: Deployment = space.get("logs-syncer").await;
@@ -287,21 +256,20 @@ mod functions {
             "stopped before its backlog was loaded"
         );
         bucket.delete_many(&[staged]).await.expect("loaded");
-        space.sees("no syncer", "logs-syncer", wants(0)).await;
+        space.wants("logs-syncer", 0).await;
         space.condition("Ready", "False", Some("Suspended")).await;
         space.change_spec(json!({"suspend": false})).await;
-        space.sees("ingest again", "logs-ingest", wants(2)).await;
-        space.sees("syncers again", "logs-syncer", wants(2)).await;
+        space.wants("logs-ingest", 2).await;
+        space.wants("logs-syncer", 2).await;
         space.is_ready().await;
         operator
     }
 
     async fn a_killed_cleanup_is_finished_by_the_next_operator(space: &mut Space) -> Operator {
-        space.create(&pipelines::with(space, json!({"deletionPolicy": "Delete"}))).await;
-        let mut first = space.operator().await;
-        space.is_ready().await;
+        let to_be_deleted = json!({"deletionPolicy": "Delete"});
+        let mut first = space.ready_with(to_be_deleted, Options::default()).await;
         first.process.kill();
-        space.api::<LogPipeline>().delete(NAME, &DeleteParams::default()).await.expect("deleted");
+        space.delete_pipeline(NAME).await;
         for reason in ["CleaningUp", "CleanedUp"] {
             space.expect_event(reason);
         }
@@ -323,11 +291,7 @@ mod functions {
         tokio::time::sleep(Duration::from_secs(3)).await;
         space.world.control_plane.resume_api_server();
         space.change_spec(json!({"ingest": {"replicas": 3}})).await;
-        space
-            .sees("the change to be made", "logs-ingest", |now: &Deployment| {
-                (now.spec.as_ref()?.replicas == Some(3)).then_some(())
-            })
-            .await;
+        space.wants("logs-ingest", 3).await;
         space.is_ready().await;
         operator
     }
