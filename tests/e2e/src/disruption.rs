@@ -19,7 +19,10 @@ pub async fn evict(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
     });
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
     let request = http::Request::post(path).header("Content-Type", "application/json");
-    client.request::<Value>(request.body(eviction.to_string().into_bytes()).expect("a request")).await.map(drop)
+    client
+        .request::<Value>(request.body(eviction.to_string().into_bytes()).expect("a request"))
+        .await
+        .map(drop)
 }
 
 /// Empties a node of the pods with a label as `kubectl drain` does, then does `work` while nothing can be scheduled on

@@ -136,6 +136,10 @@ impl<'a> Traffic<'a> {
              duplicated={duplicated} unclear={unclear}",
             self.space.test
         );
+        if unclear > 0 {
+            // Why, in case a test allows none.
+            println!("{log}");
+        }
         assert!(acknowledged > 0, "nothing was acknowledged:\n{log}");
         assert_eq!((missing, duplicated, unexpected), (0, 0, 0), "{log}");
         self.space.api::<Pod>().delete(self.name, &DeleteParams::default()).await.expect("the pod is deleted");
