@@ -32,6 +32,10 @@ impl Health {
         Self { stager, ready: AtomicBool::new(true), unready_since: Mutex::new(None) }
     }
 
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
     /// Turns readiness off for good; when that was first done.
     pub(crate) fn unready(&self) -> Instant {
         self.ready.store(false, Ordering::Release);
@@ -66,7 +70,7 @@ fn state(good: bool, yes: &'static str, no: &'static str) -> Response {
 
 /// For people and for clients of AstraLog.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
-    let ready = app.health.ready.load(Ordering::Acquire);
+    let ready = app.health.is_ready();
     let (status, body) = if ready {
         (StatusCode::OK, r#"{"status":"ok"}"#)
     } else {
@@ -81,7 +85,7 @@ pub(crate) async fn livez(State(app): State<Arc<App>>) -> Response {
 }
 
 pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    state(app.health.ready.load(Ordering::Acquire), "ok\n", "draining\n")
+    state(app.health.is_ready(), "ok\n", "draining\n")
 }
 
 /// Called before the process is told to stop: takes it out of the load balancers and answers when they had
