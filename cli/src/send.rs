@@ -154,6 +154,9 @@ struct Report {
     /// Milliseconds from sending a request to its acknowledgement.
     ack_ms: Quantiles,
     errors: Vec<String>,
+    /// Why the fate of records is unknown, and of how many.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unclear: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
 }
@@ -397,6 +400,10 @@ impl Report {
         let mut errors: Vec<String> =
             outcomes.iter().filter_map(|outcome| outcome.error.as_ref()).map(ToString::to_string).collect();
         let sent: u64 = outcomes.iter().map(|outcome| outcome.sent.count).sum();
+        let mut unclear = BTreeMap::new();
+        for (why, records) in outcomes.iter().flat_map(|outcome| &outcome.unclear) {
+            *unclear.entry(why.clone()).or_default() += records;
+        }
         if acknowledged == 0 && sent > 0 {
             errors.push(format!("none of {} records was acknowledged", output::count(sent)));
         }
@@ -406,6 +413,7 @@ impl Report {
             records_per_second: acknowledged as f64 / seconds.max(1e-9),
             ack_ms: Quantiles::of(&latencies),
             errors,
+            unclear,
             verdict,
         }
     }
@@ -413,6 +421,9 @@ impl Report {
     fn show(&self, format: Format) -> Result<(), Failure> {
         for error in &self.errors {
             output::note(&format!("error: {error}"));
+        }
+        for (why, records) in &self.unclear {
+            output::note(&format!("unclear what became of {} records: {why}", output::count(*records)));
         }
         let line = self.verdict.as_ref().map(Verdict::line);
         if format == Format::Json {

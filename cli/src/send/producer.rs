@@ -1,6 +1,7 @@
 //! One producer at work: makes requests at its rate, sends them, and keeps book of what was answered.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -77,6 +78,8 @@ pub struct Outcome {
     /// From sending a request to its acknowledgement, in milliseconds.
     pub latencies: Vec<f64>,
     pub last_acknowledged: Option<Instant>,
+    /// Why the fate of records is unknown, and of how many.
+    pub unclear: BTreeMap<String, u64>,
     pub error: Option<ProducerError>,
 }
 
@@ -138,7 +141,13 @@ pub async fn run(
 impl Outcome {
     /// Of a producer that has not sent yet.
     pub fn new(producer: String) -> Self {
-        Self { sent: Sent::new(producer), latencies: Vec::new(), last_acknowledged: None, error: None }
+        Self {
+            sent: Sent::new(producer),
+            latencies: Vec::new(),
+            last_acknowledged: None,
+            unclear: BTreeMap::new(),
+            error: None,
+        }
     }
 
     /// Of a producer that has left nothing but this.
@@ -169,7 +178,12 @@ impl Outcome {
                 progress.acknowledged.fetch_add((count - refused.len()) as u64, Ordering::Relaxed);
             }
             // A record whose fate is unknown is never sent again: a second copy would be a record of its own.
-            Ok(_) => {
+            Ok(answer) => {
+                let why = match answer {
+                    Answer::Unclear { why } => why,
+                    other => format!("{other:?}"),
+                };
+                *self.unclear.entry(why).or_default() += count as u64;
                 numbers.for_each(|number| self.sent.unclear(number));
                 progress.unclear.fetch_add(count as u64, Ordering::Relaxed);
             }
@@ -219,15 +233,21 @@ async fn attempt(target: &Target, body: bytes::Bytes) -> Answer {
         Ok(response) => response,
         // Nothing was sent.
         Err(error) if error.is_connect() => return Answer::Busy { after: Duration::from_millis(200) },
-        Err(error) => return Answer::Unclear { why: error.to_string() },
+        Err(error) => return Answer::Unclear { why: chain(&error) },
     };
     let status = response.status().as_u16();
     let after =
         response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
     match response.bytes().await {
         Ok(body) => answer::read(status, after.as_deref(), &body),
-        Err(error) => Answer::Unclear { why: error.to_string() },
+        Err(error) => Answer::Unclear { why: chain(&error) },
     }
+}
+
+/// What went wrong at the bottom is what matters.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn request(target: &Target) -> RequestBuilder {
