@@ -1,6 +1,7 @@
 //! Stops what runs and removes what is left, also after a crash.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -100,6 +101,15 @@ fn remove_traces(state: &State) {
             {
                 fs::remove_file(Path::new("/var/lib/cni/results").join(result)).ok();
             }
+        }
+    }
+    // A shim that was killed on its own leaves a socket at which nobody listens; one that is starting is young.
+    for socket in entries(Path::new("/run/containerd/s")) {
+        let age = fs::metadata(&socket).and_then(|metadata| metadata.modified()).map(|made| made.elapsed());
+        let is_old = age.is_ok_and(|age| age.is_ok_and(|age| age > Duration::from_secs(60)));
+        let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        if is_old && UnixStream::connect(&socket).is_err_and(refused) {
+            fs::remove_file(&socket).ok();
         }
     }
     for log in entries(Path::new("/var/log/containers")) {
