@@ -130,6 +130,7 @@ impl Report {
             loaded_per_second,
             stuck,
             server_at_fault,
+            manifest_lost,
             last_error,
             totals,
             ..
@@ -149,6 +150,9 @@ impl Report {
         ];
         if self.stale {
             lines.push("warning    the status is old: no syncer seems to run".to_owned());
+        }
+        if *manifest_lost {
+            lines.push("warning    the manifest is lost, and nothing is loaded: see docs/recovery.md".to_owned());
         }
         if *server_at_fault {
             lines.push(

@@ -49,6 +49,9 @@ pub struct Args {
     /// Port of the ClickHouse that is started when the pipeline names none
     #[arg(long, value_name = "PORT", default_value_t = 8123)]
     pub clickhouse_port: u16,
+    /// Make a lost manifest anew from what is left, and go on; see docs/recovery.md
+    #[arg(long)]
+    pub rebuild_manifest: bool,
     /// How logs are written to stderr [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     pub log: Option<LogFormat>,

@@ -17,6 +17,8 @@ const LONGEST_NOTE: usize = 1_000;
 pub(crate) enum Reason {
     BucketChanged,
     SchemaChanged,
+    /// The manifest was lost, and what is left of the batches was put into a new one.
+    ManifestRebuilt,
     /// Deleted with `Retain`: bucket and tables are left.
     Kept,
     CleaningUp,
@@ -28,9 +30,12 @@ pub(crate) enum Reason {
 impl Reason {
     fn type_(self) -> EventType {
         match self {
-            Self::BucketChanged | Self::SchemaChanged | Self::Kept | Self::CleaningUp | Self::CleanedUp => {
-                EventType::Normal
-            }
+            Self::BucketChanged
+            | Self::SchemaChanged
+            | Self::ManifestRebuilt
+            | Self::Kept
+            | Self::CleaningUp
+            | Self::CleanedUp => EventType::Normal,
             Self::CleanupFailed | Self::CleanupGivenUp => EventType::Warning,
         }
     }
@@ -39,6 +44,7 @@ impl Reason {
         match self {
             Self::BucketChanged => "ConfigureBucket",
             Self::SchemaChanged => "ApplySchema",
+            Self::ManifestRebuilt => "RebuildManifest",
             Self::Kept | Self::CleaningUp | Self::CleanedUp | Self::CleanupFailed | Self::CleanupGivenUp => {
                 "Delete"
             }

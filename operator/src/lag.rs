@@ -22,7 +22,7 @@ pub(crate) struct Progress {
     pub(crate) empty: bool,
     /// The file is older than [`STALE`].
     pub(crate) stale: bool,
-    /// Records wait for longer than loading ever takes them while all is well.
+    /// Records wait after a failure, or for longer than loading ever takes them while all is well.
     pub(crate) late: bool,
     /// Why the syncer can't go on, in words for a person.
     pub(crate) trouble: Option<Trouble>,
@@ -34,6 +34,14 @@ pub(crate) struct Trouble {
     pub(crate) message: String,
 }
 
+impl Trouble {
+    pub(crate) fn is_lost_manifest(&self) -> bool {
+        self.reason == MANIFEST_LOST
+    }
+}
+
+const MANIFEST_LOST: &str = "ManifestLost";
+
 /// Makes of the file what the status shows.
 pub(crate) fn progress(status: &Status, now: UnixMs) -> Progress {
     let age = Duration::from_millis(u64::try_from(now.0.saturating_sub(status.at)).unwrap_or(0));
@@ -41,6 +49,7 @@ pub(crate) fn progress(status: &Status, now: UnixMs) -> Progress {
     let empty = status.backlog_objects == 0 && status.in_flight_records == 0 && status.open_batches == 0;
     // A syncer that has stopped doesn't count its records' age on.
     let waited = if age > STALE && !empty { age.as_secs_f64() } else { 0.0 };
+    let overdue = !empty && status.lag_seconds + waited >= LATE;
     Progress {
         backlog: Backlog {
             objects: rounded(status.backlog_objects),
@@ -50,12 +59,16 @@ pub(crate) fn progress(status: &Status, now: UnixMs) -> Progress {
         lag: lag_text(if empty { 0.0 } else { status.lag_seconds + waited }),
         empty,
         stale: age > STALE,
-        late: !empty && status.lag_seconds + waited >= LATE,
-        trouble: trouble(status),
+        late: overdue || (!empty && status.last_error.is_some()),
+        trouble: trouble(status, overdue),
     }
 }
 
-fn trouble(status: &Status) -> Option<Trouble> {
+fn trouble(status: &Status, overdue: bool) -> Option<Trouble> {
+    if status.manifest_lost {
+        let message = "the syncer can't go on without its manifest; see BucketReady for what to do".to_owned();
+        return Some(Trouble { reason: MANIFEST_LOST, message });
+    }
     if status.server_at_fault {
         return Some(Trouble {
             reason: "ServerAtFault",
@@ -64,11 +77,15 @@ fn trouble(status: &Status) -> Option<Trouble> {
                     .to_owned(),
         });
     }
-    let (batch, why) = status.stuck.iter().next()?;
-    let why: String = why.chars().take(300).collect();
-    let count = status.stuck.len();
-    let message = format!("{count} batches can't go on by themselves, first {batch}: {why}");
-    Some(Trouble { reason: "BatchStuck", message })
+    let short = |text: &str| -> String { text.chars().take(300).collect() };
+    if let Some((batch, why)) = status.stuck.iter().next() {
+        let count = status.stuck.len();
+        let message = format!("{count} batches can't go on by themselves, first {batch}: {}", short(why));
+        return Some(Trouble { reason: "BatchStuck", message });
+    }
+    let error = status.last_error.as_ref().filter(|_| overdue && status.loaded_per_second <= 0.0)?;
+    let message = format!("nothing is loaded at present, and it is tried again: {}", short(&error.message));
+    Some(Trouble { reason: "NotLoading", message })
 }
 
 /// Two significant digits, rounded up so that something never looks like nothing.
@@ -96,6 +113,8 @@ pub(crate) fn lag_text(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use spillway_syncer::status::LastError;
+
     use super::*;
 
     #[test]
@@ -148,8 +167,46 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_makes_what_waits_late_at_once_and_is_trouble_when_nothing_is_loaded_for_a_minute() {
+        let error = LastError {
+            at: UnixMs(0),
+            step: "insert".to_owned(),
+            reason: "Unreachable".to_owned(),
+            message: "no route".to_owned(),
+        };
+        for (objects, lag_seconds, failed, loaded_per_second, late, in_trouble) in [
+            (0, 0.0, true, 0.0, false, false),
+            (1, 2.0, false, 0.0, false, false),
+            (1, 2.0, true, 0.0, true, false),
+            (1, 60.0, false, 0.0, true, false),
+            (1, 60.0, true, 0.0, true, true),
+            // A backlog that is being worked off.
+            (1, 60.0, true, 5.0, true, false),
+        ] {
+            let status = Status {
+                backlog_objects: objects,
+                lag_seconds,
+                loaded_per_second,
+                last_error: failed.then(|| error.clone()),
+                ..Status::default()
+            };
+            let progress = progress(&status, UnixMs(0));
+            let said = progress.trouble.is_some_and(|trouble| {
+                trouble.reason == "NotLoading" && trouble.message.contains("no route")
+            });
+            assert_eq!((progress.late, said), (late, in_trouble), "{status:?}");
+        }
+    }
+
+    #[test]
     fn a_server_that_refuses_everything_is_trouble() {
         let status = Status { server_at_fault: true, ..Status::default() };
         assert_eq!(progress(&status, UnixMs(0)).trouble.map(|trouble| trouble.reason), Some("ServerAtFault"));
+    }
+
+    #[test]
+    fn a_lost_manifest_is_the_first_thing_to_say() {
+        let status = Status { manifest_lost: true, server_at_fault: true, ..Status::default() };
+        assert!(progress(&status, UnixMs(0)).trouble.is_some_and(|trouble| trouble.is_lost_manifest()));
     }
 }

@@ -1,6 +1,7 @@
 //! Bucket, schema and first manifest: what a pipeline needs outside of the cluster. Each step has an outcome of its
 //! own, is repeated only when it is due (see [`crate::memory::is_due`]), and keeps no other from going on.
 
+mod lost;
 pub(crate) mod progress;
 mod steps;
 
@@ -26,6 +27,7 @@ use crate::{
     plan::Plan,
     target::Target,
 };
+pub(crate) use lost::REBUILD_ANNOTATION;
 use steps::{Found, schema_inputs};
 pub(crate) use steps::{bucket_inputs, connect, open, store};
 

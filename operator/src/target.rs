@@ -8,6 +8,7 @@ use spillway_crds::LogPipeline;
 use crate::{
     errors::{ApiError, call},
     inventory::PipelineRef,
+    outside::REBUILD_ANNOTATION,
     owner::ADOPT_ANNOTATION,
 };
 
@@ -18,6 +19,8 @@ pub(crate) struct Target {
     pub(crate) uid: String,
     /// It may take over a bucket that another one owned, see [`crate::owner`].
     pub(crate) adopts_bucket: bool,
+    /// Its owner has a lost manifest made anew, see [`crate::outside`].
+    pub(crate) rebuilds_manifest: bool,
     /// For events.
     pub(crate) reference: ObjectReference,
 }
@@ -26,12 +29,16 @@ impl Target {
     /// `None`: not an object of a cluster.
     pub(crate) fn of<K: Resource<DynamicType = ()>>(object: &K) -> Option<Self> {
         let metadata = object.meta();
-        let adopt = metadata.annotations.as_ref().and_then(|all| all.get(ADOPT_ANNOTATION));
+        let asks = |name: &str| {
+            let value = metadata.annotations.as_ref().and_then(|all| all.get(name));
+            value.is_some_and(|value| value == "true")
+        };
         Some(Self {
             namespace: metadata.namespace.clone()?,
             name: metadata.name.clone()?,
             uid: metadata.uid.clone()?,
-            adopts_bucket: adopt.is_some_and(|value| value == "true"),
+            adopts_bucket: asks(ADOPT_ANNOTATION),
+            rebuilds_manifest: asks(REBUILD_ANNOTATION),
             reference: object.object_ref(&()),
         })
     }

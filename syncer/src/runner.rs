@@ -568,6 +568,7 @@ impl Runner {
             loaded_per_second: self.status.rate(manifest),
             stuck: stuck.collect(),
             server_at_fault: self.core.server_at_fault(),
+            manifest_lost: false,
             foreign: self.core.foreign().iter().take(10).cloned().collect(),
             last_error,
             totals: manifest.totals.clone(),

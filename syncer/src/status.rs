@@ -43,6 +43,8 @@ pub struct Status {
     pub stuck: BTreeMap<BatchId, String>,
     /// Many batches are refused, none accepted: rows are held back instead of being put aside.
     pub server_at_fault: bool,
+    /// The manifest is gone, and the syncer waits for it to be restored or made anew.
+    pub manifest_lost: bool,
     /// Keys in the bucket that are no staged object's of this version; at most ten.
     pub foreign: Vec<String>,
     /// The newest failure, while anything fails.

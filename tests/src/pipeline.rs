@@ -104,7 +104,7 @@ impl Pipeline {
         let bucket = Bucket::open(&bucket_at(&servers.minio.endpoint())).await.expect("the bucket opens");
         let clickhouse = ClickHouse::connect(&direct).expect("the client is made");
         let schema = SchemaSpec::from_settings(&direct);
-        let pipeline = Self {
+        let mut pipeline = Self {
             name: name.clone(),
             ingest_settings: quick_ingest(bucket_at(&ingest_s3.url())),
             syncer_settings: quick_syncer(bucket_at(&syncer_s3.url()), through_proxy),
@@ -126,15 +126,33 @@ impl Pipeline {
     }
 
     /// Applies the schema and writes the first manifest, as whoever sets up a pipeline does once.
-    async fn initialise(&self) {
-        let mut settings = self.syncer_settings.clone();
-        settings.clickhouse.url.clone_from(&self.direct_clickhouse);
-        let settings = self.write("init.json", &settings);
-        let mut command = built("spillway-syncer");
-        command.arg("--init").arg("--settings").arg(settings);
-        let mut process = Process::start("init", self.dir.path(), &mut command);
+    async fn initialise(&mut self) {
+        let mut process = self.start_once("--init", None);
         let status = process.wait(START).await;
         assert!(status.success(), "the pipeline can't be set up ({status}):\n{}", process.log());
+    }
+
+    /// Begins to make a lost manifest anew. It may have to wait until no insert can be under way.
+    pub fn start_rebuild(&mut self, failpoint: Option<&str>) -> Process {
+        self.start_once("--rebuild-manifest", failpoint)
+    }
+
+    /// Makes a lost manifest anew; returns what is said of it.
+    pub async fn rebuild(&mut self) -> String {
+        let mut process = self.start_rebuild(None);
+        let status = process.wait(NO_PROGRESS * 2).await;
+        assert!(status.success(), "no manifest was made ({status}):\n{}", process.log());
+        process.log()
+    }
+
+    /// A syncer that does one thing and ends.
+    fn start_once(&mut self, what: &str, failpoint: Option<&str>) -> Process {
+        let mut settings = self.syncer_settings.clone();
+        settings.clickhouse.url.clone_from(&self.direct_clickhouse);
+        let settings = self.write("once.json", &settings);
+        let mut command = built("spillway-syncer");
+        command.arg(what).arg("--settings").arg(settings);
+        self.start(what.trim_start_matches('-'), command, failpoint)
     }
 
     pub async fn start_ingest(&mut self) {

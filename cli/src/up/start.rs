@@ -96,6 +96,7 @@ pub async fn start(args: &Args) -> Result<Up, Failure> {
         tenants,
         (&files, &stand_ins),
         Listening { http, admin, syncer_admin },
+        args.rebuild_manifest,
         &force,
     )
     .await;
@@ -145,6 +146,7 @@ async fn start_parts(
     tenants: spillway_model::settings::TenantsFile,
     (files, stand_ins): (&Files, &StandIns),
     Listening { http, admin, syncer_admin }: Listening,
+    rebuild_manifest: bool,
     force: &CancellationToken,
 ) -> Result<Parts, Failure> {
     let address = |listener: &TcpListener| listener.local_addr().map_err(cannot_start);
@@ -157,6 +159,11 @@ async fn start_parts(
     let client = ClickHouse::connect(&clickhouse).map_err(cannot_start)?;
     let spec = SchemaSpec::from_settings(&clickhouse);
     spillway_schema::apply(&client, &spec).await.map_err(cannot_start)?;
+    if rebuild_manifest {
+        let quiet_after = spillway_syncer::quiet_after(&syncer);
+        let rebuilt = spillway_syncer::rebuild(&open, &client, &spec, quiet_after).await.map_err(cannot_start)?;
+        output::note(&rebuilt.to_string());
+    }
     spillway_syncer::initialise(&open, &client, &spec).await.map_err(cannot_start)?;
     if pipeline.ingest.drain_readiness_delay.is_none() {
         // There is no load balancer that would have to notice.

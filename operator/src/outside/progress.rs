@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     ctx::Ctx,
-    lag,
+    lag::{self, Trouble},
     memory::{Attempt, Memory, Reading, next_look},
 };
 
@@ -37,11 +37,16 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
         Ok(Ok(Some((bytes, _)))) => {
             serde_json::from_slice::<Status>(&bytes).ok().map(|status| lag::progress(&status, UnixMs::now()))
         }
-        Ok(Ok(None)) => None,
+        // It was there before, or soon will be: is the rest of the bucket?
+        Ok(Ok(None)) => {
+            doubt(memory.outside.manifest.as_mut(), now);
+            None
+        }
         // Not known now; what was known stays, and a bucket that hangs is not asked at once again. Its condition
         // should say so before the resync does.
         Ok(Err(_)) | Err(_) => {
             doubt(memory.outside.bucket.as_mut(), now);
+            doubt(memory.outside.manifest.as_mut(), now);
             known
         }
     };
@@ -51,6 +56,10 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
         .is_some_and(|progress: &lag::Progress| progress.late || (progress.stale && !progress.empty))
     {
         doubt(memory.outside.schema.as_mut(), now);
+    }
+    // The syncer says so and waits; what is to be done about it is in the bucket's condition.
+    if progress.as_ref().and_then(|progress| progress.trouble.as_ref()).is_some_and(Trouble::is_lost_manifest) {
+        doubt(memory.outside.manifest.as_mut(), now);
     }
     memory.reading = Some(Reading { at: now, progress });
 }

@@ -9,8 +9,9 @@ use spillway_model::{
     time::UnixMs,
 };
 use spillway_schema::ClickHouse;
-use spillway_syncer::SyncerError;
+use spillway_syncer::{SyncerError, core::Stop};
 
+use super::lost;
 use crate::{
     conditions::{Finding, Reason},
     ctx::Ctx,
@@ -69,7 +70,8 @@ pub(crate) fn bucket_inputs(
     let secrets = secrets.chain(s3.and_then(|s3| s3.ca.as_ref()).map(|ca| &ca.name));
     let versions: Vec<_> = secrets.map(|name| (name, seen.versions.get(name))).collect();
     let account = s3.and_then(|s3| s3.service_account.as_ref());
-    digest::json(&(&plan.settings, format!("{:?}", plan.policy), versions, account, target.adopts_bucket))
+    let asked = (target.adopts_bucket, target.rebuilds_manifest);
+    digest::json(&(&plan.settings, format!("{:?}", plan.policy), versions, account, asked))
 }
 
 pub(super) fn schema_inputs(valid: &ValidatedPipeline, plan: &SchemaPlan, seen: &Dereferenced) -> u64 {
@@ -303,7 +305,18 @@ pub(super) async fn manifest(
     }
     failpoint("before-manifest");
     let initialising = spillway_syncer::initialise(&bucket, &client, &plan.schema.spec);
-    limited(BUCKET_LIMIT, "bucket or ClickHouse", initialising).await?.map_err(|error| {
+    let mut made = limited(BUCKET_LIMIT, "bucket or ClickHouse", initialising).await?;
+    if target.rebuilds_manifest {
+        if matches!(made, Err(SyncerError::Stopped(Stop::ManifestLost))) {
+            let rebuilding = lost::rebuild(ctx, target, plan, &bucket, &client);
+            made = limited(lost::LIMIT, "bucket or ClickHouse", rebuilding).await?;
+        }
+        if made.is_ok() {
+            failpoint("after-rebuild");
+            lost::disarm(ctx, target).await;
+        }
+    }
+    made.map_err(|error| {
         let reason = error.reason();
         match error {
             SyncerError::Bucket(error) => failed(reason, &format!("{store}: {error}"), Again::Soon),

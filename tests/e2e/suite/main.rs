@@ -20,6 +20,7 @@ mod install;
 mod kills;
 mod outages;
 mod policies;
+mod recovery;
 mod rollouts;
 mod tenants;
 mod tls;
@@ -45,6 +46,7 @@ fn cases() -> Vec<Case> {
         kills::cases(),
         outages::cases(),
         policies::cases(),
+        recovery::cases(),
         rollouts::cases(),
         tenants::cases(),
         tls::cases(),
