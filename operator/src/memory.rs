@@ -55,6 +55,15 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
+    /// Something speaks against what was found last, and the next look will tell. The manifest is looked at only while
+    /// bucket and schema are as they should be.
+    pub(crate) fn doubted(&self) -> bool {
+        let first = [&self.bucket, &self.schema];
+        let usable = first.iter().all(|step| step.as_ref().is_some_and(|attempt| attempt.finding.is_good()));
+        let manifest = self.manifest.as_ref().filter(|_| usable);
+        first.into_iter().flatten().chain(manifest).any(|attempt| attempt.doubted)
+    }
+
     /// One of them failed last time.
     pub(crate) fn failing(&self) -> bool {
         [&self.bucket, &self.schema, &self.manifest].into_iter().flatten().any(|attempt| attempt.failures > 0)
@@ -176,6 +185,27 @@ mod tests {
             assert_eq!(next_look(Duration::from_secs(unready_for), tick).as_secs(), wait, "{unready_for}");
         }
         assert_eq!(next_look(Duration::ZERO, Duration::from_secs(1)).as_secs(), 1);
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_looked_at_soon_unless_something_stands_before_it() {
+        let begin = Instant::now();
+        let found = |finding| Some(attempt(None, 1, begin, finding, true));
+        let good = || found(Finding::good(Reason::Configured, ""));
+        let bad = || found(Finding::bad(Reason::Outside("InUse"), ""));
+        let doubted = || good().map(|attempt| Attempt { doubted: true, ..attempt });
+        for (bucket, schema, manifest, soon) in [
+            (good(), good(), good(), false),
+            (doubted(), good(), good(), true),
+            (good(), doubted(), good(), true),
+            (good(), good(), doubted(), true),
+            // It would be asked for in vain, again and again.
+            (bad(), good(), doubted(), false),
+            (good(), None, doubted(), false),
+        ] {
+            let steps = Steps { bucket, schema, manifest, ..Steps::default() };
+            assert_eq!(steps.doubted(), soon, "{:?} {:?} {:?}", steps.bucket, steps.schema, steps.manifest);
+        }
     }
 
     #[test]

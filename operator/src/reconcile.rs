@@ -208,10 +208,12 @@ fn last_word(status: &LogPipelineStatus, type_: Type) -> Option<&str> {
         .map(|condition| condition.reason.as_str())
 }
 
-/// While a suspended pipeline empties itself, or one is not Ready, more often.
+/// At once where something speaks against what was found outside; while a suspended pipeline empties itself, or one is
+/// not Ready, more often than else.
 fn next_look(ctx: &Ctx, target: &Target, valid: &ValidatedPipeline, memory: &Memory) -> Duration {
     let tick = jittered(ctx.config.tick, &target.uid);
     match memory.unready_since {
+        _ if memory.running.is_none() && memory.outside.doubted() => Duration::from_secs(1),
         _ if valid.suspend && memory.drained != Some(true) => tick.min(Duration::from_secs(10)),
         Some(since) if !valid.suspend => memory::next_look(since.elapsed(), tick),
         _ => tick,
