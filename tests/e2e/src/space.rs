@@ -53,6 +53,16 @@ impl Space {
 
     /// Makes the namespace and waits for its servers.
     pub async fn open(&self) {
+        self.open_empty().await;
+        self.apply_yaml(MINIO).await;
+        self.apply_yaml(&clickhouse()).await;
+        for server in ["minio", "clickhouse"] {
+            self.is_available(server).await;
+        }
+    }
+
+    /// Makes the namespace with the Secrets that pipelines name, and no servers.
+    pub async fn open_empty(&self) {
         self.clear().await;
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let namespace = json!({
@@ -64,11 +74,6 @@ impl Space {
         namespaces.create(&PostParams::default(), &namespace).await.expect("the namespace is created");
         for secret in pipelines::secrets() {
             self.create(&secret).await;
-        }
-        self.apply_yaml(MINIO).await;
-        self.apply_yaml(&clickhouse()).await;
-        for server in ["minio", "clickhouse"] {
-            self.is_available(server).await;
         }
     }
 

@@ -1,5 +1,6 @@
 //! Pipelines deleted under both policies, with everything there and with something away.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -88,7 +89,7 @@ async fn with_the_policy_delete_the_pipelines_own_data_goes_and_nothing_else(spa
     assert!(tables(space).await.len() > 2 && keys(&bucket).await.expect("keys").len() > 2);
 
     // Sent until its end: what is taken last is deleted as well.
-    let load = Load { name: "late", more: vec!["--no-verdict".into(), "--give-up=1s".into()], ..Load::of(60, 500) };
+    let load = Load { name: "late", more: vec!["--no-verdict".into()], ..Load::of(60, 500) };
     let rows = space.rows().await;
     let _late = Traffic::start_blindly(space, load).await;
     until("records under way", PATIENCE, async || (space.rows().await > rows).then_some(())).await;
@@ -128,14 +129,30 @@ async fn a_clickhouse_that_is_away_does_not_hold_a_deleted_pipeline(space: &Spac
 }
 
 async fn a_namespace_with_a_pipeline_to_be_cleaned_up_can_be_deleted(space: &Space) {
-    space.ready_pipeline(json!({"deletionPolicy": "Delete"})).await;
-    Traffic::start(space, Load::of(3, 200)).await.verdict().await;
+    // Its servers are elsewhere; those of a namespace go with it.
+    let guest = Space::new(Arc::clone(&space.cluster), &format!("guest {}", space.test));
+    assert_ne!(guest.namespace, space.namespace);
+    guest.open_empty().await;
+    let servers = json!({
+        "storage": {"s3": {"endpoint": format!("http://minio.{}.svc:9000", space.namespace)}},
+        "clickhouse": {"url": format!("http://clickhouse.{}.svc:8123", space.namespace)},
+        "deletionPolicy": "Delete",
+    });
+    guest.ready_pipeline(servers).await;
+    let url = format!("--url=http://{NAME}-ingest.{}.svc:8080", guest.namespace);
+    Traffic::start(space, Load { more: vec![url], ..Load::of(3, 200) }).await.verdict().await;
+    let (bucket, _forward) = space.bucket().await;
+    assert!(!tables(space).await.is_empty() && !keys(&bucket).await.expect("keys").is_empty());
+
     let namespaces: Api<Namespace> = Api::all(space.cluster.client.clone());
     let since = Instant::now();
-    namespaces.delete(&space.namespace, &DeleteParams::default()).await.expect("the namespace is deleted");
-    until(&format!("the end of {}", space.namespace), PATIENCE, async || {
-        namespaces.get_opt(&space.namespace).await.ok()?.is_none().then_some(())
+    namespaces.delete(&guest.namespace, &DeleteParams::default()).await.expect("the namespace is deleted");
+    until(&format!("the end of {}", guest.namespace), PATIENCE, async || {
+        namespaces.get_opt(&guest.namespace).await.ok()?.is_none().then_some(())
     })
     .await;
     println!("deletion: namespace gone after {:.1} s", since.elapsed().as_secs_f32());
+    // Its Secrets went first, and were remembered.
+    assert_eq!(tables(space).await, Vec::<String>::new());
+    assert_eq!(keys(&bucket).await.expect("keys"), Vec::<String>::new());
 }
