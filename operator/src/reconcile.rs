@@ -2,6 +2,7 @@
 
 mod image;
 mod say;
+mod unplanned;
 
 use std::{
     sync::Arc,
@@ -27,8 +28,9 @@ use crate::{
     pods,
     target::Target,
 };
-pub(crate) use say::say_deleting;
-use say::{State, known_status, say, say_invalid, say_paused, say_unreadable, say_unreadable_secrets};
+use say::{State, known_status, say};
+pub(crate) use unplanned::say_deleting;
+use unplanned::{say_invalid, say_paused, say_unreadable, say_unreadable_secrets};
 
 /// A pipeline as it comes from the API server, readable or not.
 pub(crate) type Object = DeserializeGuard<LogPipeline>;
