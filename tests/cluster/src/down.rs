@@ -21,17 +21,14 @@ use crate::{State, cgroup, owner, record};
 pub fn down(state: &State) -> Result<()> {
     let running = record::all(state);
     let is_ours = !owner::is_other(state);
-    // Kubelets first, or they would start again what is killed next.
-    let (kubelets, others): (Vec<_>, Vec<_>) =
-        running.into_iter().partition(|one| one.name.starts_with("kubelet"));
-    end(&kubelets);
+    // Kubelets before pods, which they would start again, and containerd too, which would forget what it leaves.
+    end(&running);
     if is_ours {
         for node in NODES {
             cgroup::remove(&node.namespace());
         }
     }
     kill_shims(state);
-    end(&others);
     if is_ours {
         // What was started and not yet written down, and whatever somebody ran in there.
         kill_in_networks();
@@ -39,6 +36,7 @@ pub fn down(state: &State) -> Result<()> {
     remove_traces(state);
     unmount(state)?;
     if is_ours {
+        remove_results();
         net::remove();
         owner::release(state);
     }
@@ -94,13 +92,6 @@ fn remove_traces(state: &State) {
             if let Some(socket) = address.strip_prefix("unix://") {
                 fs::remove_file(socket).ok();
             }
-            // Results of the plugins, by the name of the network and of the sandbox.
-            let sandbox = task.file_name().unwrap_or_default().to_string_lossy();
-            for result in
-                [format!("cni-loopback-{sandbox}-lo"), format!("{}-{sandbox}-eth0", node.namespace())]
-            {
-                fs::remove_file(Path::new("/var/lib/cni/results").join(result)).ok();
-            }
         }
     }
     // A shim that was killed on its own leaves a socket at which nobody listens; one that is starting is young.
@@ -115,6 +106,20 @@ fn remove_traces(state: &State) {
     for log in entries(Path::new("/var/log/containers")) {
         if fs::read_link(&log).is_ok_and(|target| target.starts_with(state.dir())) {
             fs::remove_file(&log).ok();
+        }
+    }
+}
+
+/// What the plugins that connect pods wrote down, by the name of the network and of the sandbox.
+fn remove_results() {
+    let dir = Path::new("/var/lib/cni/results");
+    for result in entries(dir) {
+        let name = result.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut networks = NODES.iter().map(|node| format!("{}-", node.namespace()));
+        let of_ours = networks.find_map(|network| name.strip_prefix(&network)?.strip_suffix("-eth0"));
+        if let Some(sandbox) = of_ours {
+            fs::remove_file(dir.join(format!("cni-loopback-{sandbox}-lo"))).ok();
+            fs::remove_file(&result).ok();
         }
     }
 }
