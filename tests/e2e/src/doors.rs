@@ -84,7 +84,8 @@ impl Doors {
         let answer = request.body(body).send().await;
         let answer = answer.unwrap_or_else(|error| panic!("{pod} does not answer: {error:?}"));
         let status = answer.status().as_u16();
-        let retry_after = answer.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after =
+            answer.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.parse().ok());
         Answer { status, retry_after, body: answer.text().await.expect("a body") }
     }
 }

@@ -70,7 +70,8 @@ async fn a_deleted_pipeline_leaves_what_it_took_and_the_next_one_loads_it(space:
     drop(forward);
 
     space.ready_pipeline(json!({})).await;
-    until("rows of what comes after", PATIENCE, async || (space.rows().await > rows + 3000).then_some(())).await;
+    until("rows of what comes after", PATIENCE, async || (space.rows().await > rows + 3000).then_some(()))
+        .await;
     traffic.stop().await;
     let (bucket, _forward) = space.bucket().await;
     until("the end of what was staged before", PATIENCE, async || {
@@ -111,7 +112,10 @@ async fn a_clickhouse_that_is_away_does_not_hold_a_deleted_pipeline(space: &Spac
     Traffic::start(space, Load::of(3, 200)).await.verdict().await;
     let (rows, before) = (space.rows().await, tables(space).await);
     scale_clickhouse(space, 0).await;
-    until("the end of ClickHouse", PATIENCE, async || space.pods("app=clickhouse").await.is_empty().then_some(())).await;
+    until("the end of ClickHouse", PATIENCE, async || {
+        space.pods("app=clickhouse").await.is_empty().then_some(())
+    })
+    .await;
     delete(space).await;
     let took = all_gone(space, CLEANUP_TIMEOUT + PATIENCE).await;
     println!("deletion: given up: gone after {:.1} s", took.as_secs_f32());

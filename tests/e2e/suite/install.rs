@@ -74,12 +74,16 @@ async fn the_readmes_pipeline_runs_once_its_names_are_ones_own(space: &Space) {
     let counted = space.sql("SELECT project_id, count() FROM observability.logs GROUP BY 1 ORDER BY 1").await;
     let projects: Vec<_> = counted.lines().filter_map(|line| line.split('\t').next()).collect();
     assert_eq!((verdict.unclear, projects), (0, vec!["payments", "storefront-web"]), "{counted}");
-    assert_eq!(space.get::<HorizontalPodAutoscaler>("logs-ingest").await.spec.map(|spec| spec.max_replicas), Some(20));
+    assert_eq!(
+        space.get::<HorizontalPodAutoscaler>("logs-ingest").await.spec.map(|spec| spec.max_replicas),
+        Some(20)
+    );
 }
 
 /// What the release consists of, and that of it which is there.
 async fn of_the_release(space: &Space, manifest: &Path) -> BTreeSet<String> {
-    let mut arguments = vec!["get", "--namespace", SYSTEM, "--ignore-not-found", "--output=name", "--filename"];
+    let mut arguments =
+        vec!["get", "--namespace", SYSTEM, "--ignore-not-found", "--output=name", "--filename"];
     let manifest = manifest.to_string_lossy();
     arguments.push(&manifest);
     run(space.cluster.kubectl(&arguments)).await.lines().map(str::to_owned).collect()
@@ -132,13 +136,15 @@ async fn without_an_operator_the_charts_pipeline_works_on_and_the_next_one_takes
     .await;
 
     let rows = space.rows().await;
-    until("rows without an operator", PATIENCE, async || (space.rows().await > rows + 3000).then_some(())).await;
+    until("rows without an operator", PATIENCE, async || (space.rows().await > rows + 3000).then_some(()))
+        .await;
     assert_eq!(space.who_runs("example").await, before);
 
     cluster.install(&[]).await;
     let other = "a-key-of-the-shop-that-comes-later";
     space.create(&secret("later-keys", &[("first", other)])).await;
-    let tenants = json!({"spec": {"tenants": [tenant("example", "example-tenant"), tenant("later", "later-keys")]}});
+    let tenants =
+        json!({"spec": {"tenants": [tenant("example", "example-tenant"), tenant("later", "later-keys")]}});
     space.change::<LogPipeline>("example", tenants).await;
     let doors = Doors::of(space, "example").await;
     doors.until("a tenant added", Knock::with(other, "later"), |answer| answer.status == 200).await;

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::authorization::v1::{
-    ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -237,7 +235,10 @@ async fn pods_are_restricted_and_may_do_nothing_but_their_work(space: &Space) {
     let label = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
     assert_denied("patch its Lease", leases.patch(&lease, &PatchParams::default(), &label).await);
     assert_denied("delete its Lease", leases.delete(&lease, &DeleteParams::default()).await);
-    let another = Lease { metadata: kube::api::ObjectMeta { name: Some("another".into()), ..Default::default() }, ..Lease::default() };
+    let another = Lease {
+        metadata: kube::api::ObjectMeta { name: Some("another".into()), ..Default::default() },
+        ..Lease::default()
+    };
     assert_denied("create a Lease", leases.create(&PostParams::default(), &another).await);
     let operators: Api<Lease> = Api::namespaced(syncer.clone(), SYSTEM);
     assert_denied("get the operator's Lease", operators.get("spillway-operator").await);
@@ -258,7 +259,8 @@ fn is_restricted(pod: &Pod, has_token: bool) {
     let name = pod.name_any();
     let spec = pod.spec.as_ref().expect("a spec");
     assert_eq!(spec.automount_service_account_token, Some(has_token), "{name}");
-    let tokens = spec.volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref()?.sources.clone());
+    let tokens =
+        spec.volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref()?.sources.clone());
     let tokens = tokens.flatten().filter(|source| source.service_account_token.is_some()).count();
     assert_eq!(tokens, usize::from(has_token), "{name}");
     let host = [spec.host_network, spec.host_pid, spec.host_ipc];
@@ -285,6 +287,9 @@ fn is_restricted(pod: &Pod, has_token: bool) {
         // No Secret comes as an environment variable, where anybody's crash report would find it.
         assert!(container.env_from.is_none(), "{name}");
         let is_secret = |source: &k8s_openapi::api::core::v1::EnvVarSource| source.secret_key_ref.is_some();
-        assert!(!container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(is_secret)), "{name}");
+        assert!(
+            !container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(is_secret)),
+            "{name}"
+        );
     }
 }

@@ -70,7 +70,10 @@ async fn changes_of_a_tenant_take_effect_at_once_and_disturb_no_other(space: &Sp
     took.push(("unlimited", doors.until("no limit", new, |answer| answer.status == 200).await));
 
     let old_record = Knock { days_old: 8, ..new };
-    assert!(doors.ask(old_record).await.iter().all(|answer| answer.status == 200), "the pipeline keeps 30 days");
+    assert!(
+        doors.ask(old_record).await.iter().all(|answer| answer.status == 200),
+        "the pipeline keeps 30 days"
+    );
     put(space, &[blog(json!({"retentionDays": 7}))]).await;
     let past = |body: &str| body.contains("past_retention");
     took.push(("retention", doors.until("a retention", old_record, |answer| past(&answer.body)).await));
@@ -86,7 +89,10 @@ async fn changes_of_a_tenant_take_effect_at_once_and_disturb_no_other(space: &Sp
     assert_eq!(space.sql(lives).await.trim(), "7");
 
     put(space, &[blog(json!({"projects": ["diary"]}))]).await;
-    took.push(("project_gone", doors.until("a project taken away", new, |answer| answer.status == 403).await));
+    took.push((
+        "project_gone",
+        doors.until("a project taken away", new, |answer| answer.status == 403).await,
+    ));
     put(space, &[]).await;
     took.push(("removed", doors.until("a tenant removed", new, |answer| answer.status == 401).await));
 
@@ -159,15 +165,17 @@ async fn what_is_broken_is_named_and_the_others_go_on(space: &Space) {
     assert!(message.contains("thief"), "{message}");
 
     // Two pipelines with a mistake each.
-    space.create(&secret("wrong", &[("access_key_id", "nobody"), ("secret_access_key", "nothing-at-all")])).await;
+    space
+        .create(&secret("wrong", &[("access_key_id", "nobody"), ("secret_access_key", "nothing-at-all")]))
+        .await;
     let wrong = json!({"storage": {"s3": {"credentialsSecretRef": {"name": "wrong"}}}});
-    beside(space, "locked-out", json!(wrong)).await;
+    beside(space, "locked-out", wrong).await;
     beside(space, "mistaken", json!({"ingest": {"queue": {"maxBytes": "4Mi"}}})).await;
     let spec = is(space, "mistaken", "SpecValid", "False").await;
     assert_eq!(spec.reason, "Invalid");
     assert!(spec.message.contains("spec.ingest.flush.maxBytes"), "{}", spec.message);
     let bucket = is(space, "locked-out", "BucketReady", "False").await;
-    println!("locked out: {}: {}", bucket.reason, bucket.message);
+    assert_eq!(bucket.reason, "Denied", "{}", bucket.message);
     assert!(space.who_runs("locked-out").await.is_empty() && space.who_runs("mistaken").await.is_empty());
 
     // A change of the good one is not behind them in any queue.

@@ -59,7 +59,8 @@ async fn shown(authority: &Authority, port: u16) -> Vec<u8> {
         .resolve(SERVICE, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .build()
         .expect("a client");
-    let answer = client.get(format!("https://{SERVICE}:{port}/readyz")).send().await.expect("an answer over TLS");
+    let answer =
+        client.get(format!("https://{SERVICE}:{port}/readyz")).send().await.expect("an answer over TLS");
     assert!(answer.status().is_success(), "{}", answer.status());
     let info = answer.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate);
     info.expect("a certificate").to_vec()
@@ -82,14 +83,19 @@ async fn a_renewed_certificate_is_served_without_a_restart(space: &Space) {
     };
     space.create(&secret).await;
     let trusted = BTreeMap::from([("ca.crt".to_owned(), authority.pem.clone())]);
-    space.create(&ConfigMap { metadata: named("authority"), data: Some(trusted), ..ConfigMap::default() }).await;
+    space
+        .create(&ConfigMap { metadata: named("authority"), data: Some(trusted), ..ConfigMap::default() })
+        .await;
     space.ready_pipeline(json!({"ingest": {"tls": {"secretRef": {"name": "certificate"}}}})).await;
 
     let more = vec![format!("--url=https://{SERVICE}:8080"), format!("--ca-file={AUTHORITY}/ca.crt")];
     let traffic = Traffic::start(space, Load { more, ..Load::of(600, 300) }).await;
     let before = space.who_runs(NAME).await;
     let in_clear = Doors::of(space, NAME).await.ask(Knock::with(KEY, "shop")).await;
-    assert!(in_clear.iter().all(|answer| answer.status == 400 && answer.body.contains("clear_text")), "{in_clear:?}");
+    assert!(
+        in_clear.iter().all(|answer| answer.status == 400 && answer.body.contains("clear_text")),
+        "{in_clear:?}"
+    );
 
     let mut ports = Vec::new();
     for pod in space.component("ingest").await {

@@ -23,7 +23,8 @@ fn older_chart() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     copy(&chart(), folder.path());
     let file = folder.path().join("files/logpipelines.yaml");
-    let mut crd: Value = serde_saphyr::from_str(&fs::read_to_string(&file).expect("the CRD")).expect("the CRD");
+    let mut crd: Value =
+        serde_saphyr::from_str(&fs::read_to_string(&file).expect("the CRD")).expect("the CRD");
     let version = &mut crd["spec"]["versions"][0];
     let columns = version["additionalPrinterColumns"].as_array_mut().expect("columns");
     columns.retain(|column| column["name"] != "Lag");
@@ -68,7 +69,8 @@ async fn a_pipeline_stored_under_an_older_resource_runs_on_under_this_one(space:
     let object: DynamicObject = serde_json::from_value(pipeline).expect("an object");
     until("the older resource to be served", PATIENCE, async || {
         let created = stored.create(&PostParams::default(), &object).await.expect("the pipeline is created");
-        let is_old = created.data["spec"]["ingest"]["spool"] == "64Mi" && created.data["spec"]["networkPolicy"].is_null();
+        let is_old = created.data["spec"]["ingest"]["spool"] == "64Mi"
+            && created.data["spec"]["networkPolicy"].is_null();
         if !is_old {
             stored.delete(NAME, &Default::default()).await.expect("it is deleted");
             space.goes::<LogPipeline>(NAME).await;
@@ -83,7 +85,11 @@ async fn a_pipeline_stored_under_an_older_resource_runs_on_under_this_one(space:
     assert!(status["syncerHolder"].is_null() && status["lag"].is_null(), "{status}");
 
     space.cluster.install(&[]).await;
-    space.sees("a field of the new status", NAME, |now: &LogPipeline| now.status.as_ref()?.syncer_holder.clone()).await;
+    space
+        .sees("a field of the new status", NAME, |now: &LogPipeline| {
+            now.status.as_ref()?.syncer_holder.clone()
+        })
+        .await;
     // The field that is gone is not served any more, and nobody is held up by what is stored of it.
     let now = stored.get(NAME).await.expect("the pipeline is served");
     assert!(now.data["spec"]["ingest"]["spool"].is_null(), "{}", now.data["spec"]);
