@@ -265,10 +265,13 @@ pub fn find_witnesses(spec: &SchemaSpec, witnesses: &[Witness]) -> String {
             )
         })
         .collect();
+    // The names of the answer must not stand for the columns in the condition: it would compare texts with times and
+    // ids, and find nothing.
     format!(
         "SELECT DISTINCT toString(project_id) AS project_id, toString(service) AS service, toString(severity) AS severity, \
-         toString(timestamp) AS timestamp, toString(id) AS id FROM {} \
-         WHERE (project_id, service, severity, timestamp, id) IN ({})",
+         toString(timestamp) AS timestamp, toString(id) AS id FROM \
+         (SELECT project_id, service, severity, timestamp, id FROM {} \
+         WHERE (project_id, service, severity, timestamp, id) IN ({}))",
         spec.records(),
         keys.join(", ")
     )

@@ -14,7 +14,9 @@ use std::time::Duration;
 use engine::{Engine, rows, run, values};
 use serde_json::json;
 use spillway_model::{COLUMNS, Day, UnixMs};
-use spillway_schema::ledger::{self, Attempt, BatchRows, PresentRows, Running};
+use spillway_schema::ledger::{
+    self, Attempt, BatchPartitionRows, BatchRows, LastBatch, PresentRows, Running, Witness,
+};
 use spillway_schema::preflight::check_server;
 use spillway_schema::{ClickHouse, ClickHouseError, DayRange, SchemaSpec, apply, is_data_error};
 
@@ -106,6 +108,47 @@ async fn the_missing_rows_of_a_batch_are_known_by_number() {
     assert_eq!(present, [PresentRows { rows: vec![0, 1, 2, 3, 4, 8, 9] }]);
     let none = rows::<PresentRows>(&client, &ledger::present_rows(&spec(), "absent", days())).await;
     assert_eq!(none, [PresentRows { rows: vec![] }]);
+}
+
+#[tokio::test]
+async fn rows_are_found_again_by_the_sorting_key_and_no_others() {
+    let engine = Engine::start();
+    let client = engine.client();
+    apply(&client, &spec()).await.unwrap();
+    insert(&client, "b", "b", 0..5).await.unwrap();
+    let sql = "SELECT toString(timestamp) AS timestamp FROM observability.logs WHERE batch_row = 3";
+    let timestamp = values(&client, sql).await[0]["timestamp"].as_str().unwrap().to_owned();
+    let witness = |row: u32, timestamp: &str| Witness {
+        project_id: "p".into(),
+        service: "s".into(),
+        severity: "info".into(),
+        timestamp: timestamp.into(),
+        id: format!("0191e1a0-0000-7000-8000-{row:012}"),
+    };
+    let asked = [witness(3, &timestamp), witness(7, &timestamp), witness(3, "2024-10-04 00:00:00.000000000")];
+    let found = rows::<Witness>(&client, &ledger::find_witnesses(&spec(), &asked)).await;
+    assert_eq!(found, [witness(3, &timestamp)]);
+}
+
+#[tokio::test]
+async fn a_table_tells_each_pipelines_last_batch_and_counts_many_at_once() {
+    let engine = Engine::start();
+    let client = engine.client();
+    apply(&client, &spec()).await.unwrap();
+    let batches = ["a-b-2-00000007", "a-b-11-00000003", "c-1-00000001", "no batch of ours"];
+    for (batch, rows) in batches.into_iter().zip(1..) {
+        insert(&client, batch, batch, 0..rows).await.unwrap();
+    }
+    let mut last = rows::<LastBatch>(&client, &ledger::last_batches(&spec())).await;
+    last.sort_by(|a, b| a.pipeline.cmp(&b.pipeline));
+    let expected = |pipeline: &str, epoch, number| LastBatch { pipeline: pipeline.into(), epoch, number };
+    assert_eq!(last, [expected("a-b", 11, 7), expected("c", 1, 1)]);
+
+    let sql = ledger::count_partitions_of(&spec(), [batches[0], batches[2], "absent"], days());
+    let mut counted: Vec<_> =
+        rows::<BatchPartitionRows>(&client, &sql).await.into_iter().map(|row| (row.batch_id, row.rows)).collect();
+    counted.sort();
+    assert_eq!(counted, [(batches[0].to_owned(), 1), (batches[2].to_owned(), 3)]);
 }
 
 #[tokio::test]

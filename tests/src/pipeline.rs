@@ -149,7 +149,7 @@ impl Pipeline {
     fn start_once(&mut self, what: &str, failpoint: Option<&str>) -> Process {
         let mut settings = self.syncer_settings.clone();
         settings.clickhouse.url.clone_from(&self.direct_clickhouse);
-        let settings = self.write("once.json", &settings);
+        let settings = self.write(&format!("once-{}.json", self.started), &settings);
         let mut command = built("spillway-syncer");
         command.arg(what).arg("--settings").arg(settings);
         self.start(what.trim_start_matches('-'), command, failpoint)
