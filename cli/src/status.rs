@@ -152,7 +152,9 @@ impl Report {
             lines.push("warning    the status is old: no syncer seems to run".to_owned());
         }
         if *manifest_lost {
-            lines.push("warning    the manifest is lost, and nothing is loaded: see docs/recovery.md".to_owned());
+            lines.push(
+                "warning    the manifest is lost, and nothing is loaded: see docs/recovery.md".to_owned(),
+            );
         }
         if *server_at_fault {
             lines.push(

@@ -66,7 +66,8 @@ pub(crate) fn progress(status: &Status, now: UnixMs) -> Progress {
 
 fn trouble(status: &Status, overdue: bool) -> Option<Trouble> {
     if status.manifest_lost {
-        let message = "the syncer can't go on without its manifest; see BucketReady for what to do".to_owned();
+        let message =
+            "the syncer can't go on without its manifest; see BucketReady for what to do".to_owned();
         return Some(Trouble { reason: MANIFEST_LOST, message });
     }
     if status.server_at_fault {

@@ -145,8 +145,11 @@ async fn a_table_tells_each_pipelines_last_batch_and_counts_many_at_once() {
     assert_eq!(last, [expected("a-b", 11, 7), expected("c", 1, 1)]);
 
     let sql = ledger::count_partitions_of(&spec(), [batches[0], batches[2], "absent"], days());
-    let mut counted: Vec<_> =
-        rows::<BatchPartitionRows>(&client, &sql).await.into_iter().map(|row| (row.batch_id, row.rows)).collect();
+    let mut counted: Vec<_> = rows::<BatchPartitionRows>(&client, &sql)
+        .await
+        .into_iter()
+        .map(|row| (row.batch_id, row.rows))
+        .collect();
     counted.sort();
     assert_eq!(counted, [(batches[0].to_owned(), 1), (batches[2].to_owned(), 3)]);
 }

@@ -205,7 +205,8 @@ pub(crate) fn pipeline_of(
     random: impl FnOnce() -> PipelineUid,
 ) -> Result<PipelineUid, Vec<String>> {
     let names = || {
-        let of_lists = lists.iter().map(|name| name.as_ref().map_or_else(|| "none".to_owned(), |name| name.0.clone()));
+        let of_lists =
+            lists.iter().map(|name| name.as_ref().map_or_else(|| "none".to_owned(), |name| name.0.clone()));
         of_lists.chain(table.keys().map(|name| name.0.clone())).collect::<BTreeSet<_>>().into_iter().collect()
     };
     let mut of_lists = lists.iter();
@@ -215,7 +216,9 @@ pub(crate) fn pipeline_of(
         (Some(None), None) if table.len() == 1 => Ok(table.keys().next().cloned().unwrap_or_else(random)),
         (Some(_), _) => Err(names()),
         // Any will do, since the epoch is new. The last one is the one that people know.
-        (None, _) => Ok(table.iter().max_by_key(|(_, last)| last.epoch).map_or_else(random, |(name, _)| name.clone())),
+        (None, _) => {
+            Ok(table.iter().max_by_key(|(_, last)| last.epoch).map_or_else(random, |(name, _)| name.clone()))
+        }
     }
 }
 

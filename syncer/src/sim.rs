@@ -301,7 +301,8 @@ impl World {
             })
             .collect();
         let attempt = rebuild::last_attempt(&written, left < keys.len());
-        let shares = self.batches.iter().filter(|(other, _)| **other != id && !self.forgotten.contains(other));
+        let shares =
+            self.batches.iter().filter(|(other, _)| **other != id && !self.forgotten.contains(other));
         let shares = shares.filter_map(|(other, (theirs, _))| {
             keys.iter().find(|key| theirs.contains(key)).map(|key| (*other, key.clone()))
         });

@@ -161,7 +161,8 @@ async fn start_parts(
     spillway_schema::apply(&client, &spec).await.map_err(cannot_start)?;
     if rebuild_manifest {
         let quiet_after = spillway_syncer::quiet_after(&syncer);
-        let rebuilt = spillway_syncer::rebuild(&open, &client, &spec, quiet_after).await.map_err(cannot_start)?;
+        let rebuilt =
+            spillway_syncer::rebuild(&open, &client, &spec, quiet_after).await.map_err(cannot_start)?;
         output::note(&rebuilt.to_string());
     }
     spillway_syncer::initialise(&open, &client, &spec).await.map_err(cannot_start)?;

@@ -58,7 +58,8 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
         doubt(memory.outside.schema.as_mut(), now);
     }
     // The syncer says so and waits; what is to be done about it is in the bucket's condition.
-    if progress.as_ref().and_then(|progress| progress.trouble.as_ref()).is_some_and(Trouble::is_lost_manifest) {
+    if progress.as_ref().and_then(|progress| progress.trouble.as_ref()).is_some_and(Trouble::is_lost_manifest)
+    {
         doubt(memory.outside.manifest.as_mut(), now);
     }
     memory.reading = Some(Reading { at: now, progress });

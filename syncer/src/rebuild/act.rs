@@ -22,7 +22,9 @@ const TRIES: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// See the text.
-    #[error("{MANIFEST_KEY} is there; only a missing one is made anew. If it can't be used, move it away first")]
+    #[error(
+        "{MANIFEST_KEY} is there; only a missing one is made anew. If it can't be used, move it away first"
+    )]
     Present,
     /// See the text.
     #[error("{key} can't be used: {message}; restore an earlier version of it, or follow docs/recovery.md")]
@@ -172,7 +174,9 @@ pub async fn rebuild(
                 }
                 settled = true;
             }
-            Err(Undecided::LoadedTwice { batches, key }) => return Err(RebuildError::LoadedTwice { batches, key }),
+            Err(Undecided::LoadedTwice { batches, key }) => {
+                return Err(RebuildError::LoadedTwice { batches, key });
+            }
         }
     }
     Err(RebuildError::Changing)

@@ -178,7 +178,12 @@ struct Chosen {
     partitions: Vec<(Partition, u64)>,
 }
 
-async fn choose(bucket: &Bucket, list: &Listed, numbers: &[u64], objects_gone: bool) -> Result<Chosen, RebuildError> {
+async fn choose(
+    bucket: &Bucket,
+    list: &Listed,
+    numbers: &[u64],
+    objects_gone: bool,
+) -> Result<Chosen, RebuildError> {
     let mut read_ones = BTreeMap::new();
     let mut written = Vec::new();
     for number in numbers.iter().rev() {

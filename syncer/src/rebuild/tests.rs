@@ -50,7 +50,12 @@ fn of_two_lists_of_an_object_the_one_without_rows_goes() {
     for (what, first, second, fates) in [
         ("an orphan and its successor", batch(0, 4, &[2]), batch(10, 4, &[1]), [dropped(2), Fate::Open]),
         ("neither was inserted", batch(0, 4, &[2]), batch(0, 4, &[1]), [dropped(2), Fate::Open]),
-        ("a later one that took a loaded object", batch(10, 4, &[2]), batch(0, 4, &[1]), [Fate::Open, dropped(1)]),
+        (
+            "a later one that took a loaded object",
+            batch(10, 4, &[2]),
+            batch(0, 4, &[1]),
+            [Fate::Open, dropped(1)],
+        ),
         ("the successor is gone already", batch(0, 1, &[2]), batch(10, 0, &[1]), [dropped(2), Fate::Removed]),
     ] {
         assert_eq!(decided(&[first, second], true), Ok(fates.to_vec()), "{what}");
@@ -60,10 +65,7 @@ fn of_two_lists_of_an_object_the_one_without_rows_goes() {
 #[test]
 fn an_object_in_two_batches_that_both_have_rows_is_left_to_people() {
     let error = decided(&[batch(3, 4, &[2]), batch(10, 4, &[1])], true).unwrap_err();
-    assert_eq!(
-        error,
-        Undecided::LoadedTwice { batches: [id(1), id(2)], key: "p/s/shared".to_owned() }
-    );
+    assert_eq!(error, Undecided::LoadedTwice { batches: [id(1), id(2)], key: "p/s/shared".to_owned() });
 }
 
 #[test]
@@ -107,7 +109,10 @@ fn rows_whose_retention_is_over_are_not_missed() {
 
 #[test]
 fn the_new_manifest_lies_above_all_that_was_and_past_every_old_token() {
-    let batches: BTreeMap<_, _> = (1..).map(id).zip([batch(0, 4, &[]), batch(10, 2, &[]), batch(10, 0, &[]), batch(0, 0, &[])]).collect();
+    let batches: BTreeMap<_, _> = (1..)
+        .map(id)
+        .zip([batch(0, 4, &[]), batch(10, 2, &[]), batch(10, 0, &[]), batch(0, 0, &[])])
+        .collect();
     let fates = decide(&batches, true).unwrap();
     let mut highest = Highest::default();
     highest.take(3, 4);

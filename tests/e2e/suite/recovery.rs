@@ -35,7 +35,8 @@ async fn a_lost_manifest_is_made_anew_when_its_owner_asks_for_it(space: &Space) 
         ask(space).await;
         is_made_anew(space, &bucket).await;
         let before = space.rows().await;
-        until("records to be loaded again", PATIENCE, async || (space.rows().await > before).then_some(())).await;
+        until("records to be loaded again", PATIENCE, async || (space.rows().await > before).then_some(()))
+            .await;
     }
     traffic.stop().await;
 }

@@ -34,9 +34,10 @@ const STEPS: [(&str, Store); 8] = [
 
 pub(crate) fn cases() -> Vec<Case> {
     let rebuilt = STEPS.map(|(step, store)| {
-        case(format!("a lost manifest made anew, syncer killed at {step} ({store:?})"), async move |servers, name| {
-            lost_at(servers, name, store, step).await
-        })
+        case(
+            format!("a lost manifest made anew, syncer killed at {step} ({store:?})"),
+            async move |servers, name| lost_at(servers, name, store, step).await,
+        )
     });
     let mut cases = vec![
         case("a lost manifest, with objects left (Minio)", async |servers, name| {
@@ -231,7 +232,12 @@ async fn lost_with_lists(servers: &mut Servers, name: &str) -> Verdict {
 
 async fn is_refused(pipeline: &mut Pipeline, cause: &str) {
     let mut process = pipeline.start_rebuild(None);
-    assert_eq!(process.wait(Duration::from_secs(120)).await.code(), Some(EXIT_NOT_STARTED), "{}", process.log());
+    assert_eq!(
+        process.wait(Duration::from_secs(120)).await.code(),
+        Some(EXIT_NOT_STARTED),
+        "{}",
+        process.log()
+    );
     assert!(process.log().contains(cause), "the log does not name {cause}:\n{}", process.log());
     assert!(pipeline.manifest().await.is_none(), "no manifest may be made");
 }
