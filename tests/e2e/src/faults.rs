@@ -67,7 +67,8 @@ pub async fn scale_server(space: &Space, server: &str, replicas: i32) {
 
 /// Waits until there are more rows than there are now, of a ClickHouse that may be away at first.
 pub async fn rows_come(space: &Space) {
-    let count = async || space.try_sql("SELECT count() FROM spillway.logs").await.ok()?.trim().parse::<u64>().ok();
+    let count =
+        async || space.try_sql("SELECT count() FROM spillway.logs").await.ok()?.trim().parse::<u64>().ok();
     let before = until(&format!("ClickHouse to answer ({})", space.namespace), PATIENCE, count).await;
     until(&format!("more than {before} rows ({})", space.namespace), PATIENCE, async || {
         count().await.filter(|rows| *rows > before)

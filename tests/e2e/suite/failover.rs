@@ -137,7 +137,8 @@ impl Leader {
         until(&format!("the old batches to be settled ({})", space.namespace), PATIENCE, async || {
             let (bytes, _) = bucket.get("_spillway/manifest.json").await.ok()??;
             let manifest: Value = serde_json::from_slice(&bytes).ok()?;
-            let open = manifest["batches"].as_object()?.iter().filter(|(_, entry)| entry["state"]["is"] == "open");
+            let open =
+                manifest["batches"].as_object()?.iter().filter(|(_, entry)| entry["state"]["is"] == "open");
             let epochs: Option<Vec<u64>> = open.map(|(id, _)| id.split('-').next()?.parse().ok()).collect();
             epochs?.iter().all(|epoch| *epoch > self.epoch).then_some(())
         })

@@ -51,7 +51,8 @@ async fn without_clickhouse_ingest_goes_on_and_the_backlog_is_loaded_later(space
     let (rows, lag) = space
         .sees("backlog and lag in the status", NAME, |pipeline: &LogPipeline| {
             let status = pipeline.status.as_ref()?;
-            let backlog = status.backlog.as_ref().filter(|backlog| backlog.objects > 0 && backlog.bytes > 0)?;
+            let backlog =
+                status.backlog.as_ref().filter(|backlog| backlog.objects > 0 && backlog.bytes > 0)?;
             let lag = status.lag.clone().filter(|lag| seconds(lag) >= 60)?;
             (backlog.rows > 0).then_some((backlog.rows, lag))
         })
@@ -137,12 +138,16 @@ async fn without_minio_senders_are_answered_503_in_time_and_nothing_is_lost(spac
     // No pod ended, so what was not durable yet is or comes there as well.
     assert!(verdict.unclear > 0, "the sender was never told not_yet_durable");
     let expected = (taken, verdict.acknowledged + verdict.unclear);
-    until(&format!("{expected:?} rows, also of what was not durable yet"), Duration::from_secs(60), async || {
-        let ours = "service = 'outage'), countIf(service NOT IN ('before', 'outage', 'after'))";
-        let counts = space.sql(&format!("SELECT countIf({ours} FROM spillway.logs")).await;
-        let (ours, others) = counts.trim().split_once('\t')?;
-        ((ours.parse(), others.parse()) == (Ok(expected.0), Ok(expected.1))).then_some(())
-    })
+    until(
+        &format!("{expected:?} rows, also of what was not durable yet"),
+        Duration::from_secs(60),
+        async || {
+            let ours = "service = 'outage'), countIf(service NOT IN ('before', 'outage', 'after'))";
+            let counts = space.sql(&format!("SELECT countIf({ours} FROM spillway.logs")).await;
+            let (ours, others) = counts.trim().split_once('\t')?;
+            ((ours.parse(), others.parse()) == (Ok(expected.0), Ok(expected.1))).then_some(())
+        },
+    )
     .await;
     for pod in space.component("ingest").await {
         assert_eq!(pods::restarts(&pod), 0, "{}", pod.name_any());
@@ -214,7 +219,8 @@ impl Answer {
             .body(body);
         let response = request.send().await.unwrap_or_else(|error| panic!("no answer: {error:?}"));
         let status = response.status().as_u16();
-        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after =
+            response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         let body = response.text().await.unwrap_or_default();
         let took = since.elapsed();
         let body: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status} with {body:?}"));
