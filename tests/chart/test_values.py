@@ -15,6 +15,7 @@ MISTAKES = {
     "a namespace twice": ({"watchNamespaces": ["a", "a"]}, ["watchNamespaces"]),
     "a namespace that can't exist": ({"watchNamespaces": ["Logging"]}, ["watchNamespaces"]),
     "a string for yes": ({"crds": {"install": "yes"}}, ["crds", "install"]),
+    "an STS that is no URL": ({"stsEndpoint": "minio:9000"}, ["stsEndpoint"]),
     "a time without a unit": ({"cleanupTimeout": 600}, ["cleanupTimeout"]),
     "a time with another unit": ({"cleanupTimeout": "1 day"}, ["cleanupTimeout"]),
     "no replicas at all": ({"replicas": -1}, ["replicas"]),

@@ -178,9 +178,14 @@ async fn delete(
         }
     };
     let outcome = tokio::select! {
-        outcome = deleting => outcome?,
+        outcome = deleting => outcome,
         () = called_off(ctx, target) => return Ok(Duration::ZERO),
     };
+    if outcome.is_err() {
+        // A service account may be given another role, which no input tells.
+        memory.outside.opened = None;
+    }
+    let outcome = outcome?;
     let course = &mut memory.course;
     course.advance();
     match outcome {
