@@ -67,11 +67,10 @@ async fn a_pod_leaves_the_service_before_it_closes_answers_what_it_has_and_exits
         exit,
     );
     assert_eq!(exit, 0);
-    // It says at once that it goes, and takes requests until everybody had five seconds to notice.
-    assert!(after(unready) < 2.0 && after(left) < 2.0);
-    assert!(after(closed) >= 5.0);
-    assert!(seconds(probe.last_taken(), closed) < 1.0, "requests were refused before that");
-    assert!(refused >= closed && answered > closed);
+    // Who routes has five seconds to notice, in which everything is still taken.
+    assert!(unready < closed && refused > closed);
+    assert!(after(closed) >= 5.0 && seconds(left, closed) >= 4.0);
+    assert!(answered > closed);
     assert!(after(gone) < f64::from(grace(pod)));
 
     the_leading_syncer_ends_well(space).await;

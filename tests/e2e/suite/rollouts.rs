@@ -14,7 +14,7 @@ use spillway_e2e::space::{PATIENCE, Space};
 use spillway_e2e::traffic::{Load, Traffic};
 use spillway_e2e::undo::undone;
 use spillway_e2e::watched::Watched;
-use spillway_tests::kubernetes::pipelines::{NAME, tenant};
+use spillway_tests::kubernetes::pipelines::{NAME, secret, tenant};
 use spillway_tests::wait::until;
 
 cases![
@@ -77,7 +77,8 @@ async fn a_new_operator_replaces_no_pod(space: &Space) {
         .await;
         assert!(operators(&space.cluster).await.iter().all(|pod| image_of(pod) == next));
         // Ready speaks of the pipeline's present generation, which only the new operator has seen.
-        let tenants = [tenant("shop", "shop-keys"), tenant("second", "shop-keys")];
+        space.create(&secret("second-keys", &[("only", "a-key-of-the-second-that-is-long-enough")])).await;
+        let tenants = [tenant("shop", "shop-keys"), tenant("second", "second-keys")];
         space.change_spec(json!({"tenants": tenants})).await;
         space.condition("TenantsValid", "True", None).await;
         space.is_ready().await;
