@@ -174,10 +174,8 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn manifest(parts: Parts<'_>) -> Manifest {
     let Parts { pipeline, highest, batches, fates, nonce, window, now } = parts;
     let mut manifest = Manifest::first(pipeline, now);
-    manifest.epoch = match highest {
-        Highest { epoch: 0, number: 0 } => 0,
-        Highest { epoch, .. } => epoch + UNSEEN_EPOCHS,
-    };
+    // Also where nothing is known of any: a writer that has just begun may not have noticed yet.
+    manifest.epoch = highest.epoch + UNSEEN_EPOCHS;
     manifest.next_batch = highest.number + 1;
     manifest.nonce = nonce;
     // With marks of 0 the window has passed for all that is named here.
