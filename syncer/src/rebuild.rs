@@ -16,7 +16,8 @@ pub use act::{RebuildError, Rebuilt, rebuild};
 use crate::batch::{BatchId, Partition, PipelineUid};
 use crate::manifest::{Entry, Manifest, Removed, State};
 
-/// Take-overs that may have left no trace: they planned nothing. Epochs are never used twice.
+/// Epochs are never used twice, and some may have left no trace: of writers that planned nothing, and of an earlier
+/// rebuild. So this many are left out at least, and at random up to a million more.
 const UNSEEN_EPOCHS: u64 = 1_000;
 
 /// What is left of a batch.
@@ -163,6 +164,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) highest: Highest,
     pub(crate) batches: &'a BTreeMap<BatchId, Remains>,
     pub(crate) fates: &'a BTreeMap<BatchId, Fate>,
+    /// Epochs that are left out, see [`UNSEEN_EPOCHS`].
+    pub(crate) unseen: u64,
     /// Makes its bytes differ from those of any other manifest, so that no old writer's swap fits.
     pub(crate) nonce: String,
     /// Size of the server's deduplication window.
@@ -172,10 +175,10 @@ pub(crate) struct Parts<'a> {
 
 /// The new manifest.
 pub(crate) fn manifest(parts: Parts<'_>) -> Manifest {
-    let Parts { pipeline, highest, batches, fates, nonce, window, now } = parts;
+    let Parts { pipeline, highest, batches, fates, unseen, nonce, window, now } = parts;
     let mut manifest = Manifest::first(pipeline, now);
     // Also where nothing is known of any: a writer that has just begun may not have noticed yet.
-    manifest.epoch = highest.epoch + UNSEEN_EPOCHS;
+    manifest.epoch = highest.epoch + unseen;
     manifest.next_batch = highest.number + 1;
     manifest.nonce = nonce;
     // With marks of 0 the window has passed for all that is named here.

@@ -279,6 +279,7 @@ impl World {
             highest,
             batches: &batches,
             fates: &fates,
+            unseen: u64::from(self.losses) * 1_000,
             nonce,
             window: limits.window,
             now: UnixMs(0),
@@ -430,6 +431,7 @@ impl Writer {
                 let keys: Vec<String> = objects.into_iter().map(|staged| staged.key).collect();
                 let records: Vec<Record> = keys.iter().flat_map(|key| world.objects[key].clone()).collect();
                 let pieces = by_two_partitions(&records, (0..records.len()).collect());
+                world.forgotten.remove(&id);
                 world.batches.insert(id, (keys, records));
                 world.attempts.insert(
                     (id, 0),

@@ -10,7 +10,7 @@ use spillway_schema::spec::DEDUPLICATION_WINDOW;
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
 
 use super::survey::{self, Survey, is_running, survey};
-use super::{Fate, Parts, Undecided, Why, decide, manifest};
+use super::{Fate, Parts, UNSEEN_EPOCHS, Undecided, Why, decide, manifest};
 use crate::batch::{BatchId, PipelineUid};
 use crate::failpoint::failpoint;
 use crate::manifest::MANIFEST_KEY;
@@ -193,6 +193,7 @@ async fn write(
         highest: *highest,
         batches,
         fates,
+        unseen: UNSEEN_EPOCHS + rand::random_range(0..1_000_000),
         nonce: random(),
         window: DEDUPLICATION_WINDOW,
         now: UnixMs::now(),

@@ -123,6 +123,7 @@ fn the_new_manifest_lies_above_all_that_was_and_past_every_old_token() {
         highest,
         batches: &batches,
         fates: &fates,
+        unseen: UNSEEN_EPOCHS,
         nonce: "n".into(),
         window: 30_000,
         now: UnixMs(9),
