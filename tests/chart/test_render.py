@@ -38,7 +38,9 @@ VARIANTS = {
         "nodeSelector": {"disk": "fast"},
         "tolerations": [{"key": "infra", "operator": "Exists"}],
         "affinity": {"podAntiAffinity": {}},
-        "topologySpreadConstraints": [],
+        "topologySpreadConstraints": [
+            {"topologyKey": "kubernetes.io/hostname", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
         "podDisruptionBudget": {"maxUnavailable": "50%"},
         "networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}], "egress": [{}]},
     },
@@ -76,6 +78,8 @@ def test_objects_that_belong_together_find_each_other(rendered):
     selectors += [o["spec"]["selector"]["matchLabels"] for o in rendered.of("PodDisruptionBudget")]
     selectors += [o["spec"]["podSelector"]["matchLabels"] for o in rendered.of("NetworkPolicy")]
     selectors += [c["labelSelector"]["matchLabels"] for c in rendered.pod.get("topologySpreadConstraints", [])]
+    terms = rendered.pod["affinity"]["podAntiAffinity"].get("preferredDuringSchedulingIgnoredDuringExecution", [])
+    selectors += [term["podAffinityTerm"]["labelSelector"]["matchLabels"] for term in terms]
     assert len(selectors) > 2
     for selector in selectors:
         assert selector and selector.items() <= labels.items()

@@ -6,10 +6,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Capabilities, ConfigMap, ConfigMapVolumeSource, Container, HTTPGetAction, KeyToPath,
-            LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-            SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume,
-            VolumeMount,
+            Affinity, Capabilities, ConfigMap, ConfigMapVolumeSource, Container, HTTPGetAction, KeyToPath,
+            LocalObjectReference, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
+            PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+            SecurityContext, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -134,7 +134,7 @@ fn template(scope: &Scope, component: Component, pod: Pod) -> PodTemplateSpec {
         ca_hash,
     } = pod;
     let Scheduling { node_selector, tolerations, priority_class_name, topology_keys, .. } = scheduling;
-    let spreads: Vec<_> = topology_keys.iter().map(|key| spread(scope, component, key)).collect();
+    let apart: Vec<_> = topology_keys.iter().map(|key| apart(scope, component, key)).collect();
     let pull_secrets: Vec<_> = pull_secrets.into_iter().map(|name| LocalObjectReference { name }).collect();
     container.name = component.name().to_owned();
     // So that `kubectl describe` says why a pod ended.
@@ -166,7 +166,13 @@ fn template(scope: &Scope, component: Component, pod: Pod) -> PodTemplateSpec {
             enable_service_links: Some(false),
             security_context: Some(pod_security()),
             termination_grace_period_seconds: Some(grace_seconds),
-            topology_spread_constraints: some(spreads),
+            affinity: some(apart).map(|apart| Affinity {
+                pod_anti_affinity: Some(PodAntiAffinity {
+                    preferred_during_scheduling_ignored_during_execution: Some(apart),
+                    ..PodAntiAffinity::default()
+                }),
+                ..Affinity::default()
+            }),
             image_pull_secrets: some(pull_secrets),
             node_selector: (!node_selector.is_empty()).then_some(node_selector),
             tolerations: some(tolerations),
@@ -205,14 +211,18 @@ fn container_security() -> SecurityContext {
 
 /// Apart where there is room, and never unscheduled for want of it. Only pods of one template are counted: during a
 /// rollout those that are about to go would push the new ones together.
-fn spread(scope: &Scope, component: Component, topology: &str) -> TopologySpreadConstraint {
-    TopologySpreadConstraint {
-        max_skew: 1,
-        topology_key: topology.to_owned(),
-        when_unsatisfiable: "ScheduleAnyway".to_owned(),
-        label_selector: Some(scope.selector(component)),
-        match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
-        ..TopologySpreadConstraint::default()
+///
+/// Topology spread constraints would say it more directly, but of several the scheduler scores none on nodes that lack
+/// one of the labels: where nodes have no zone, pods would not be kept on different nodes either.
+fn apart(scope: &Scope, component: Component, topology: &str) -> WeightedPodAffinityTerm {
+    WeightedPodAffinityTerm {
+        weight: 100,
+        pod_affinity_term: PodAffinityTerm {
+            topology_key: topology.to_owned(),
+            label_selector: Some(scope.selector(component)),
+            match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+            ..PodAffinityTerm::default()
+        },
     }
 }
 

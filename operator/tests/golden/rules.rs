@@ -39,10 +39,12 @@ pub(crate) fn selectors_fit(objects: &Objects, others: &Objects) {
     let of = |selector: &LabelSelector| selector.match_labels.clone().unwrap_or_default();
     for own in [ingest, syncer] {
         fits("a Deployment", &of(&own.spec.as_ref().unwrap().selector), own);
-        for spread in
-            template(own).spec.iter().flat_map(|pod| pod.topology_spread_constraints.iter().flatten())
+        let pod = template(own).spec.as_ref().unwrap();
+        let apart = pod.affinity.iter().flat_map(|affinity| &affinity.pod_anti_affinity);
+        for term in apart
+            .flat_map(|apart| apart.preferred_during_scheduling_ignored_during_execution.iter().flatten())
         {
-            fits("a topology spread", &of(spread.label_selector.as_ref().unwrap()), own);
+            fits("an anti-affinity", &of(term.pod_affinity_term.label_selector.as_ref().unwrap()), own);
         }
     }
     let service = objects.ingest_service.spec.as_ref().unwrap();

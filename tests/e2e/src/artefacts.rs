@@ -29,7 +29,10 @@ pub async fn collect(space: &Space) -> PathBuf {
     let namespace = space.namespace.as_str();
     let whole = [
         ("events.txt", vec!["get", "events", "--sort-by=.lastTimestamp", "-o", "wide"]),
-        ("describe.txt", vec!["describe", "logpipelines,deployments,pods,hpa,pdb,leases,pvc,networkpolicies"]),
+        (
+            "describe.txt",
+            vec!["describe", "logpipelines,deployments,pods,hpa,pdb,leases,pvc,networkpolicies"],
+        ),
         (
             "objects.yaml",
             vec![
@@ -62,7 +65,7 @@ async fn keep_bucket(space: &Space, folder: &Path) {
         let (bucket, _forward) = space.bucket().await;
         let keys = keys(&bucket).await.unwrap_or_default();
         fs::write(folder.join("bucket.txt"), keys.join("\n")).ok();
-        for key in keys.iter().filter(|key| key.contains("_spillway/") && key.ends_with(".json")) {
+        for key in keys.iter().filter(|key| is_state(key)) {
             if let Ok(Some((found, _))) = bucket.get(key).await {
                 fs::write(folder.join(key.replace('/', "_")), &found).ok();
             }
@@ -81,4 +84,9 @@ async fn keep(space: &Space, namespace: &str, arguments: &[&str], file: &Path) {
     {
         fs::write(file, output.stdout).ok();
     }
+}
+
+/// Manifest, status and owner; of batches there can be thousands.
+fn is_state(key: &str) -> bool {
+    key.starts_with("_spillway/") && key.ends_with(".json") && !key.starts_with("_spillway/batches/")
 }

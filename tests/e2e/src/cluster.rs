@@ -111,7 +111,9 @@ impl Cluster {
     #[must_use]
     pub fn helm(&self) -> Command {
         let mut helm = Command::new(tool("helm", "helm.sh/helm/v3").expect("helm is built"));
-        helm.env("KUBECONFIG", &self.kubeconfig).env("HELM_PLUGINS", "/nonexistent").env_remove("HELM_NAMESPACE");
+        helm.env("KUBECONFIG", &self.kubeconfig)
+            .env("HELM_PLUGINS", "/nonexistent")
+            .env_remove("HELM_NAMESPACE");
         helm
     }
 

@@ -21,7 +21,8 @@ pub fn container(pod: &Pod) -> Option<&ContainerStatus> {
 /// When its container isn't made yet.
 #[must_use]
 pub fn container_id(pod: &Pod) -> String {
-    let id = container(pod).and_then(|status| status.container_id.as_deref()).expect("a pod with a container");
+    let id =
+        container(pod).and_then(|status| status.container_id.as_deref()).expect("a pod with a container");
     id.rsplit('/').next().unwrap_or_default().to_owned()
 }
 

@@ -44,8 +44,10 @@ pub struct Space {
 impl Space {
     #[must_use]
     pub fn new(cluster: Arc<Cluster>, test: &str) -> Self {
-        let name: String =
-            test.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        let name: String = test
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .collect();
         let name = format!("e2e-{}", name.replace("--", "-"));
         let namespace = name[..name.len().min(60)].trim_end_matches('-').to_owned();
         Self { cluster, test: test.to_owned(), namespace }
@@ -150,7 +152,8 @@ impl Space {
 
     /// What `kubectl` says in this namespace.
     pub async fn kubectl(&self, arguments: &[&str]) -> String {
-        let all: Vec<_> = ["--namespace", &self.namespace].into_iter().chain(arguments.iter().copied()).collect();
+        let all: Vec<_> =
+            ["--namespace", &self.namespace].into_iter().chain(arguments.iter().copied()).collect();
         crate::cluster::run(self.cluster.kubectl(&all)).await
     }
 

@@ -63,7 +63,9 @@ impl<'a> Traffic<'a> {
     pub async fn start(space: &'a Space, load: Load) -> Self {
         let before = space.rows().await;
         let traffic = Self::start_blindly(space, load).await;
-        let flows = async || space.try_sql("SELECT count() FROM spillway.logs").await.ok()?.trim().parse::<u64>().ok();
+        let flows = async || {
+            space.try_sql("SELECT count() FROM spillway.logs").await.ok()?.trim().parse::<u64>().ok()
+        };
         until(&format!("traffic to flow ({})", space.namespace), PATIENCE, async || {
             flows().await.filter(|rows| *rows > before)
         })
@@ -142,7 +144,11 @@ impl<'a> Traffic<'a> {
         }
         assert!(acknowledged > 0, "nothing was acknowledged:\n{log}");
         assert_eq!((missing, duplicated, unexpected), (0, 0, 0), "{log}");
-        self.space.api::<Pod>().delete(self.name, &DeleteParams::default()).await.expect("the pod is deleted");
+        self.space
+            .api::<Pod>()
+            .delete(self.name, &DeleteParams::default())
+            .await
+            .expect("the pod is deleted");
         self.space.goes::<Pod>(self.name).await;
         verdict
     }

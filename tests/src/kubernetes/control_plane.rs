@@ -211,8 +211,7 @@ fn url(port: u16) -> String {
 
 fn kubeconfig_json(port: u16, certificate: &str, token: &str) -> serde_json::Value {
     let certificate = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let cluster =
-        json!({"server": url(port), "certificate-authority-data": certificate});
+    let cluster = json!({"server": url(port), "certificate-authority-data": certificate});
     json!({
         "apiVersion": "v1",
         "kind": "Config",

@@ -56,7 +56,16 @@ impl World {
         let rights = helm::template(ANY_NAMESPACE, &[&watched], &["rbac.yaml", "serviceaccount.yaml"]);
         let kubelet = HollowKubelet::start(admin.clone());
         let whole_cluster = OnceCell::new();
-        Arc::new(Self { minio, front, admin, whole_cluster, _kubelet: kubelet, control_plane, rights, spaces })
+        Arc::new(Self {
+            minio,
+            front,
+            admin,
+            whole_cluster,
+            _kubelet: kubelet,
+            control_plane,
+            rights,
+            spaces,
+        })
     }
 
     /// A control plane beside this one, and in it one operator for all namespaces. Started when first asked for.

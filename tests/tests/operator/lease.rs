@@ -231,9 +231,8 @@ async fn a_holder_that_is_told_to_stop_lets_the_next_begin_at_once(space: &mut S
         ..config()
     };
     let stage = Arc::default();
-    let candidate = |name| {
-        Candidate::new(space.client.clone(), space, name, &stage, long.clone(), Duration::MAX)
-    };
+    let candidate =
+        |name| Candidate::new(space.client.clone(), space, name, &stage, long.clone(), Duration::MAX);
     let mut first = candidate("first");
     first.comes_to_work("first").await;
     let second = candidate("second");

@@ -105,7 +105,9 @@ async fn they_are_owned_and_kept_right_and_go_when_switched_off(main: &mut Space
 
     let meddled = json!({"spec": {"podMetricsEndpoints": [{"port": "http", "path": "/"}]}});
     api.patch("logs-ingest", &manager, &Patch::Merge(meddled)).await.expect("changed");
-    let port = |object: &DynamicObject| (object.data["spec"]["podMetricsEndpoints"][0]["port"] == "admin").then_some(());
+    let port = |object: &DynamicObject| {
+        (object.data["spec"]["podMetricsEndpoints"][0]["port"] == "admin").then_some(())
+    };
     monitor(&space, "the right port", "logs-ingest", port).await;
     let deleted = api.get("logs-syncer").await.expect("a PodMonitor").uid();
     api.delete("logs-syncer", &DeleteParams::default()).await.expect("deleted");

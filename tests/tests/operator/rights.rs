@@ -279,10 +279,7 @@ mod functions {
         let token = token(space, SERVICE_ACCOUNT, None).await;
         let operator = space.world.control_plane.client(&token).await;
         let own: Api<Secret> = Api::namespaced(operator.clone(), &space.namespace);
-        until("its rights to count", PATIENCE, async || {
-            own.list(&ListParams::default()).await.ok()
-        })
-        .await;
+        until("its rights to count", PATIENCE, async || own.list(&ListParams::default()).await.ok()).await;
         for api in [Api::<Secret>::namespaced(operator.clone(), "kube-system"), Api::all(operator)] {
             let error = api.list(&ListParams::default()).await.expect_err("refused");
             assert!(matches!(&error, kube::Error::Api(status) if status.is_forbidden()), "{error}");

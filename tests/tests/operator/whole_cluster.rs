@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::discovery::{Discovery, verbs};
 use kube::{Api, ResourceExt};
@@ -139,6 +139,7 @@ async fn it_leads_by_a_lease_in_its_own_namespace(space: &mut Space) {
     cluster.home.leads("spillway-operator", "operator-0").await;
     let all: Api<Lease> = Api::all(cluster.home.client.clone());
     let named = ListParams::default().fields("metadata.name=spillway-operator");
-    let places: Vec<_> = all.list(&named).await.expect("Leases").iter().filter_map(ResourceExt::namespace).collect();
+    let places: Vec<_> =
+        all.list(&named).await.expect("Leases").iter().filter_map(ResourceExt::namespace).collect();
     assert_eq!(places, [cluster.home.namespace.clone()]);
 }
