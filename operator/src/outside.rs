@@ -196,6 +196,8 @@ impl Job {
             let (finding, again) = either(found);
             steps.schema = Some(again.attempt(steps.schema.as_ref(), schema_inputs, finding));
             failpoint("after-schema");
+            // A manifest that is made anew may take minutes.
+            tell(steps);
         }
         if is_manifest_due(steps, inputs, *resync) {
             let found = steps::manifest(ctx, target, valid, plan, seen, steps, bucket_inputs).await;

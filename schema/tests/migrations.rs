@@ -230,7 +230,7 @@ async fn what_a_cluster_is_told_is_sql_that_the_server_can_parse() {
         statements.push(view.backfill_statement(&spec));
     }
     statements.extend(sync_statement(&spec));
-    statements.push(running(&spec, ["id"]));
+    statements.push(running(&spec, "id"));
     for statement in statements {
         run(&client, &format!("SELECT formatQuery({})", literal(&statement))).await;
     }

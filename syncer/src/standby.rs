@@ -99,7 +99,11 @@ async fn manifest_is_back(bucket: &Bucket) {
 /// In the status, which otherwise stays as it was: its epoch is of use when the manifest is made anew.
 async fn say_lost(bucket: &Bucket) -> Result<Swap, BucketError> {
     let (status, tag) = match bucket.get(STATUS_KEY).await? {
-        Some((bytes, tag)) => (serde_json::from_slice(&bytes).unwrap_or_default(), Some(tag)),
+        Some((bytes, tag)) => match serde_json::from_slice(&bytes) {
+            Ok(status) => (status, Some(tag)),
+            // A newer version's, perhaps: its epoch must not be lost.
+            Err(_) => return Ok(Swap::Lost),
+        },
         None => (Status::default(), None),
     };
     let status = Status { version: 1, at: UnixMs::now().0, manifest_lost: true, ..status };

@@ -11,6 +11,7 @@ use spillway_crds::{
 use spillway_ingest::{Listeners, Shutdown};
 use spillway_model::settings::{ClickHouseSettings, Span};
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
+use spillway_syncer::RebuildError;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -161,9 +162,12 @@ async fn start_parts(
     spillway_schema::apply(&client, &spec).await.map_err(cannot_start)?;
     if rebuild_manifest {
         let quiet_after = spillway_syncer::quiet_after(&syncer);
-        let rebuilt =
-            spillway_syncer::rebuild(&open, &client, &spec, quiet_after).await.map_err(cannot_start)?;
-        output::note(&rebuilt.to_string());
+        match spillway_syncer::rebuild(&open, &client, &spec, quiet_after).await {
+            Ok(rebuilt) => output::note(&rebuilt.to_string()),
+            // As after a start that got no further than that.
+            Err(RebuildError::Present) => output::note("the manifest is there: nothing is to be rebuilt"),
+            Err(error) => return Err(cannot_start(error)),
+        }
     }
     spillway_syncer::initialise(&open, &client, &spec).await.map_err(cannot_start)?;
     if pipeline.ingest.drain_readiness_delay.is_none() {

@@ -32,6 +32,8 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
     // Next time, when fewer wait.
     let Ok(_seat) = ctx.waiting.try_acquire() else { return };
     let read = timeout(READ_LIMIT, open.bucket.get(STATUS_KEY)).await;
+    // No syncer runs, so that what it said last speaks of nothing any more.
+    let rests = memory.drained == Some(true);
     let known = memory.reading.take().and_then(|reading| reading.progress);
     let progress = match read {
         Ok(Ok(Some((bytes, _)))) => {
@@ -39,7 +41,9 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
         }
         // It was there before, or soon will be: is the rest of the bucket?
         Ok(Ok(None)) => {
-            doubt(memory.outside.manifest.as_mut(), now);
+            if !rests {
+                doubt(memory.outside.manifest.as_mut(), now);
+            }
             None
         }
         // Not known now; what was known stays, and a bucket that hangs is not asked at once again. Its condition
@@ -50,16 +54,13 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
             known
         }
     };
+    let told = progress.as_ref().filter(|_| !rests);
     // Nothing is loaded: is there a server at all?
-    if progress
-        .as_ref()
-        .is_some_and(|progress: &lag::Progress| progress.late || (progress.stale && !progress.empty))
-    {
+    if told.is_some_and(|progress: &lag::Progress| progress.late || (progress.stale && !progress.empty)) {
         doubt(memory.outside.schema.as_mut(), now);
     }
     // The syncer says so and waits; what is to be done about it is in the bucket's condition.
-    if progress.as_ref().and_then(|progress| progress.trouble.as_ref()).is_some_and(Trouble::is_lost_manifest)
-    {
+    if told.and_then(|progress| progress.trouble.as_ref()).is_some_and(Trouble::is_lost_manifest) {
         doubt(memory.outside.manifest.as_mut(), now);
     }
     memory.reading = Some(Reading { at: now, progress });

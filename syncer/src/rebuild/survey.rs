@@ -23,8 +23,9 @@ const PAGE: usize = 10_000;
 const READS: usize = 16;
 /// Batches counted with one question.
 const COUNTED: usize = 200;
-/// Staged objects that no list names, of which the oldest are looked up in the table.
-const LOOKED_UP: usize = 200;
+/// Staged objects of a stream that no list names, of which the oldest are looked up in the table: batches take a stream's
+/// oldest first, so these were the first to be loaded.
+const LOOKED_UP: usize = 3;
 
 /// All that is known.
 #[derive(Debug)]
@@ -119,7 +120,8 @@ impl Lists {
 #[derive(Default)]
 struct Staged {
     left: BTreeMap<BatchId, u64>,
-    unlisted: BinaryHeap<(UnixMs, String)>,
+    /// By their folder, which is the stream's.
+    unlisted: HashMap<String, BinaryHeap<(UnixMs, String)>>,
 }
 
 async fn staged(bucket: &Bucket, lists: &Lists) -> Result<Staged, RebuildError> {
@@ -133,9 +135,16 @@ async fn staged(bucket: &Bucket, lists: &Lists) -> Result<Staged, RebuildError> 
                 *staged.left.entry(*owner).or_default() += 1;
             }
         } else if let Ok(parts) = ObjectKey::parse(&key) {
-            staged.unlisted.push((parts.time, key));
-            if staged.unlisted.len() > LOOKED_UP {
-                staged.unlisted.pop();
+            let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+            // Most streams are known already.
+            if !staged.unlisted.contains_key(folder) {
+                staged.unlisted.insert(folder.to_owned(), BinaryHeap::new());
+            }
+            if let Some(oldest) = staged.unlisted.get_mut(folder) {
+                oldest.push((parts.time, key));
+                if oldest.len() > LOOKED_UP {
+                    oldest.pop();
+                }
             }
         }
     })
@@ -300,7 +309,7 @@ pub(super) async fn survey(
     let today: Vec<Today> = clickhouse.query_json(ledger::today(), &[]).await?;
     let silent = || ClickHouseError::Invalid("ClickHouse answered nothing when asked for its day".to_owned());
     let today = today.first().ok_or_else(silent)?.today;
-    look_up(bucket, clickhouse, spec, staged.unlisted.into_sorted_vec()).await?;
+    look_up(bucket, clickhouse, spec, staged.unlisted.into_values().flatten().collect()).await?;
     let none = BTreeMap::new();
     let batches = lists.all.iter().zip(&chosen).map(|(list, (id, chosen))| {
         let found = counts.get(&id.in_table(&pipeline)).unwrap_or(&none);

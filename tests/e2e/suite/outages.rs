@@ -27,9 +27,9 @@ const LONG: u32 = 280;
 const BLOG: &str = "a-key-of-the-blog-that-is-long-enough";
 const RATE: u32 = 300;
 
-/// `Ready` tells of an outage within about a minute. The operator looks every 60 s, give or take a tenth, and asks the
-/// server for 5 s at most.
-const TOLD: Duration = Duration::from_secs(66 + 5 + 9);
+/// `Ready` tells of an outage within about a minute. The syncer's status is written every 10 s, the operator reads it every
+/// 60 s, give or take a tenth, and asks the server for 5 s at most.
+const TOLD: Duration = Duration::from_secs(10 + 66 + 5 + 9);
 /// An answer of ingest that waits for nothing, by way of `kubectl port-forward`.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// How long ingest waits for the bucket before it says that a request is not durable yet.

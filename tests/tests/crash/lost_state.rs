@@ -152,7 +152,12 @@ async fn lost_under_load(servers: &mut Servers, name: &str) -> Verdict {
     let traffic = pipeline.send(Workload { pause: Duration::from_millis(10), ..Workload::default() });
     for _ in 0..4 {
         pipeline.start_syncer();
-        tokio::time::sleep(Duration::from_millis(1_500 + rand::random_range(0..1_000))).await;
+        // Only one that has taken over can notice.
+        until("the syncer to take over", Duration::from_secs(40), async || {
+            (pipeline.manifest().await?["released"] == false).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..1_500))).await;
         lose(&pipeline).await;
         pipeline.rebuild().await;
         // It notices by itself, whether it saw that there was none or finds another's.
