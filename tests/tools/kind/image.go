@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client/llb"
@@ -51,13 +52,17 @@ type cache struct {
 }
 
 // Answers for the registry: every image is there, for the platform that is asked for.
+// It is asked for several at once.
 type registry struct {
+	lock  *sync.Mutex
 	bases map[string]string
 }
 
 func (r registry) ResolveImageConfig(_ context.Context, reference string, options sourceresolver.Opt) (string, digest.Digest, []byte, error) {
 	platform := *options.ImageOpt.Platform
+	r.lock.Lock()
 	r.bases[reference] = platforms.Format(platform)
+	r.lock.Unlock()
 	config := ocispecs.Image{Platform: platform}
 	// Not empty: it would be taken for `scratch`.
 	config.RootFS = ocispecs.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString(reference)}}
@@ -87,7 +92,7 @@ func image(arguments []string) ([]byte, error) {
 		name, value, _ := strings.Cut(argument, "=")
 		values[name] = value
 	}
-	bases := registry{map[string]string{}}
+	bases := registry{&sync.Mutex{}, map[string]string{}}
 	result := made{Warnings: []warning{}, Bases: bases.bases}
 	options := dockerfile2llb.ConvertOpt{
 		Config: dockerui.Config{
@@ -98,6 +103,8 @@ func image(arguments []string) ([]byte, error) {
 		TargetPlatform: &target,
 		MetaResolver:   bases,
 		Warn: func(rule, _, _, detail string, _ []parser.Range) {
+			bases.lock.Lock()
+			defer bases.lock.Unlock()
 			result.Warnings = append(result.Warnings, warning{rule, detail})
 		},
 	}
