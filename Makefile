@@ -39,7 +39,7 @@ E2E = cargo test --workspace --test e2e
 E2E_IMAGES = $(foreach image,IMAGE=spillway:test NEXT_IMAGE=spillway:next MINIO_IMAGE=minio:test CLICKHOUSE_IMAGE=clickhouse:test,\
 	SPILLWAY_E2E_$(subst =,=localhost/spillway/,$(image)))
 
-e2e: tools bins ## Run the tests on a real cluster that it starts and stops: two nodes on this machine (root on Linux; ARGS: a part of their names)
+e2e: tools bins ## Run the tests on a real cluster that it starts and stops: two nodes on this machine (root on Linux; ARGS: words of the tests' names)
 	$(E2E) --no-run
 	target/debug/cluster with --load -- env $(E2E_IMAGES) $(E2E) -- $(ARGS)
 

@@ -5,6 +5,7 @@ pub mod container;
 pub mod control_plane;
 pub mod helm;
 pub mod hollow_kubelet;
+pub mod namespaced;
 pub mod operator;
 pub mod owned;
 pub mod pipelines;

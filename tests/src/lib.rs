@@ -13,6 +13,7 @@
 )]
 
 pub mod child;
+pub mod chosen;
 pub mod front;
 pub mod http;
 pub mod kubernetes;

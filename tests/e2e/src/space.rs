@@ -1,23 +1,19 @@
 //! One test's namespace: it admits only restricted pods and has a MinIO and a ClickHouse of its own.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use spillway_bucket::{Bucket, BucketError};
 use spillway_crds::LogPipeline;
 use spillway_model::settings::{BucketSettings, Place, S3Settings};
+use spillway_tests::kubernetes::namespaced::Namespaced;
 use spillway_tests::kubernetes::pipelines::{self, NAME, merge};
 use spillway_tests::minio;
 use spillway_tests::wait::until;
@@ -38,7 +34,15 @@ pub struct Space {
     pub cluster: Arc<Cluster>,
     /// Name of the test.
     pub test: String,
-    pub namespace: String,
+    place: Namespaced,
+}
+
+impl Deref for Space {
+    type Target = Namespaced;
+
+    fn deref(&self) -> &Namespaced {
+        &self.place
+    }
 }
 
 impl Space {
@@ -50,7 +54,8 @@ impl Space {
             .collect();
         let name = format!("e2e-{}", name.replace("--", "-"));
         let namespace = name[..name.len().min(60)].trim_end_matches('-').to_owned();
-        Self { cluster, test: test.to_owned(), namespace }
+        let place = Namespaced { client: cluster.client.clone(), namespace, patience: PATIENCE };
+        Self { cluster, test: test.to_owned(), place }
     }
 
     /// Makes the namespace and waits for its servers.
@@ -66,14 +71,7 @@ impl Space {
     /// Makes the namespace with the Secrets that pipelines name, and no servers.
     pub async fn open_empty(&self) {
         self.clear().await;
-        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
-        let namespace = json!({
-            "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": self.namespace, "labels": labels},
-        });
-        let namespace: Namespace = serde_json::from_value(namespace).expect("a namespace");
-        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
-        namespaces.create(&PostParams::default(), &namespace).await.expect("the namespace is created");
+        self.make().await;
         for secret in pipelines::secrets() {
             self.create(&secret).await;
         }
@@ -81,7 +79,7 @@ impl Space {
 
     /// Begins to remove the namespace. Its end needs nobody to wait for it.
     pub async fn close(&self) -> bool {
-        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(&self.namespace, &DeleteParams::default()).await.is_ok()
     }
 
@@ -90,52 +88,11 @@ impl Space {
         if !self.close().await {
             return;
         }
-        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
         until(&format!("the end of an earlier {}", self.namespace), PATIENCE, async || {
             namespaces.get_opt(&self.namespace).await.ok().filter(Option::is_none).map(drop)
         })
         .await;
-    }
-
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-    {
-        Api::namespaced(self.cluster.client.clone(), &self.namespace)
-    }
-
-    pub async fn create<K>(&self, object: &K) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
-    {
-        let created = self.api().create(&PostParams::default(), object).await;
-        created.unwrap_or_else(|error| panic!("{} is not created: {error}", object.name_any()))
-    }
-
-    pub async fn get<K>(&self, name: &str) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        self.api::<K>().get(name).await.unwrap_or_else(|error| panic!("{name} can't be read: {error}"))
-    }
-
-    /// Merges `change` into an object, as its owner would with `kubectl patch`.
-    pub async fn change<K>(&self, name: &str, change: Value) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        let manager = PatchParams { field_manager: Some("kubectl-edit".into()), ..PatchParams::default() };
-        let changed = self.api().patch(name, &manager, &Patch::Merge(change)).await;
-        changed.unwrap_or_else(|error| panic!("{name} is not changed: {error}"))
-    }
-
-    /// Changes the spec of the pipeline.
-    pub async fn change_spec(&self, change: Value) -> LogPipeline {
-        self.change(NAME, json!({"spec": change})).await
     }
 
     /// `kubectl apply -f -` in this namespace, with the images of this run.
@@ -183,75 +140,6 @@ impl Space {
     pub async fn ready_pipeline(&self, change: Value) {
         self.create(&self.pipeline(change)).await;
         self.is_ready().await;
-    }
-
-    /// Waits for `Ready=True` of the pipeline's present generation.
-    pub async fn is_ready(&self) {
-        self.condition("Ready", "True", None).await;
-    }
-
-    /// Waits for a condition that speaks of the present generation; says how it is now when it doesn't come.
-    pub async fn condition(&self, type_: &str, status: &str, reason: Option<&str>) -> Condition {
-        let api: Api<LogPipeline> = self.api();
-        let since = Instant::now();
-        loop {
-            let pipeline = api.get(NAME).await.ok();
-            let generation = pipeline.as_ref().and_then(|pipeline| pipeline.metadata.generation);
-            let conditions = pipeline.and_then(|pipeline| pipeline.status).map(|status| status.conditions);
-            let conditions = conditions.unwrap_or_default();
-            let found = conditions.iter().find(|condition| {
-                condition.type_ == type_
-                    && condition.status == status
-                    && condition.observed_generation == generation
-                    && reason.is_none_or(|reason| condition.reason == reason)
-            });
-            if let Some(found) = found {
-                return found.clone();
-            }
-            assert!(
-                since.elapsed() < PATIENCE,
-                "{type_}={status} {reason:?} did not come in {} (generation {generation:?}): {}",
-                self.namespace,
-                serde_json::to_string_pretty(&conditions).unwrap_or_default()
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    /// Waits until `look` finds what it looks for in the named object.
-    pub async fn sees<K, T>(&self, what: &str, name: &str, look: impl Fn(&K) -> Option<T>) -> T
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        let api: Api<K> = self.api();
-        let seen = async || api.get_opt(name).await.ok().flatten().as_ref().and_then(&look);
-        until(&format!("{what} ({})", self.namespace), PATIENCE, seen).await
-    }
-
-    /// Waits until the named object is gone.
-    pub async fn goes<K>(&self, name: &str)
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        let api: Api<K> = self.api();
-        until(&format!("the end of {name} ({})", self.namespace), PATIENCE, async || {
-            api.get_opt(name).await.ok().filter(Option::is_none).map(drop)
-        })
-        .await;
-    }
-
-    /// Waits for an event about the named object, and returns its note.
-    pub async fn told(&self, reason: &str, about: &str) -> String {
-        let events: Api<Event> = self.api();
-        until(&format!("the event {reason} of {about} ({})", self.namespace), PATIENCE, async || {
-            let all = events.list(&ListParams::default()).await.ok()?;
-            let found = all.into_iter().find(|event| {
-                let name = event.regarding.as_ref().and_then(|object| object.name.as_deref());
-                event.reason.as_deref() == Some(reason) && name == Some(about)
-            })?;
-            Some(found.note.unwrap_or_default())
-        })
-        .await
     }
 
     /// Waits until a Deployment has rolled out: all its pods are of its present template, and ready.
@@ -312,7 +200,7 @@ impl Space {
     pub async fn try_sql(&self, query: &str) -> Result<String, String> {
         let path = format!("/api/v1/namespaces/{}/services/clickhouse:8123/proxy/", self.namespace);
         let request = http::Request::post(path).body(query.as_bytes().to_vec()).map_err(|e| e.to_string())?;
-        self.cluster.client.request_text(request).await.map_err(|error| error.to_string())
+        self.client.request_text(request).await.map_err(|error| error.to_string())
     }
 
     /// The same; fails when there is no answer.

@@ -28,9 +28,10 @@ mod upgrade;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use spillway_e2e::case::Case;
 use spillway_e2e::cluster::{Cluster, Images};
+use spillway_tests::chosen::Chosen;
 
 /// Each has a dozen pods, and the nodes share this machine.
 const SIDE_BY_SIDE: usize = 3;
@@ -59,16 +60,16 @@ fn cases() -> Vec<Case> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(SIDE_BY_SIDE));
+    let chosen = Chosen::from_args(SIDE_BY_SIDE);
     let images = Images::from_env();
-    if images.is_none() && !arguments.list {
+    if images.is_none() && !chosen.arguments.list {
         println!("no cluster: `make e2e` starts one (as root on Linux) and runs these tests on it");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let is_skipped = images.is_none();
-    let cluster = images.filter(|_| !arguments.list).map(|images| runtime.block_on(Cluster::open(images)));
-    let trials = cases().into_iter().map(|case| {
+    let cluster =
+        images.filter(|_| !chosen.arguments.list).map(|images| runtime.block_on(Cluster::open(images)));
+    let trials = cases().into_iter().filter(|case| chosen.names(&case.name)).map(|case| {
         let (handle, cluster) = (runtime.handle().clone(), cluster.clone());
         let trial = Trial::test(case.name.clone(), move || {
             let cluster = cluster.ok_or("there is no cluster")?;
@@ -76,5 +77,5 @@ fn main() -> ExitCode {
         });
         trial.with_ignored_flag(is_skipped)
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&chosen.arguments, trials.collect()).exit_code()
 }

@@ -1,16 +1,13 @@
 //! One test's place: a namespace that admits only restricted pods, a bucket and a database.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use spillway_bucket::Bucket;
 use spillway_crds::LogPipeline;
@@ -18,8 +15,9 @@ use spillway_model::settings::{BucketSettings, Place, S3Settings};
 use spillway_schema::ClickHouse;
 
 use super::at_rest;
+use super::namespaced::Namespaced;
 use super::operator::{Operator, Options};
-use super::pipelines::{self, NAME};
+use super::pipelines;
 use super::world::World;
 use crate::minio;
 
@@ -31,64 +29,31 @@ pub const MANIFEST: &str = "_spillway/manifest.json";
 
 pub struct Space {
     pub world: Arc<World>,
-    pub client: Client,
-    pub namespace: String,
+    place: Namespaced,
     pub bucket: String,
     pub database: String,
     /// Reasons of events that this test brings about by design.
     expected: BTreeSet<String>,
 }
 
+impl Deref for Space {
+    type Target = Namespaced;
+
+    fn deref(&self) -> &Namespaced {
+        &self.place
+    }
+}
+
 impl Space {
     pub(super) async fn open(world: Arc<World>, namespace: String) -> Self {
-        let client = world.admin.clone();
-        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
-        let object: Namespace = serde_json::from_value(object).expect("a namespace");
-        Api::all(client.clone())
-            .create(&PostParams::default(), &object)
-            .await
-            .expect("the namespace is created");
         let (bucket, database) = (namespace.clone(), namespace.replace('-', "_"));
-        let space = Self { world, client, namespace, bucket, database, expected: BTreeSet::new() };
+        let place = Namespaced { client: world.admin.clone(), namespace, patience: PATIENCE };
+        place.make().await;
+        let space = Self { world, place, bucket, database, expected: BTreeSet::new() };
         for secret in pipelines::secrets() {
             space.create(&secret).await;
         }
         space
-    }
-
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    pub async fn create<K>(&self, object: &K) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
-    {
-        let created = self.api().create(&PostParams::default(), object).await;
-        created.unwrap_or_else(|error| panic!("{} is not created: {error}", object.name_any()))
-    }
-
-    /// Merges `change` into an object, as its owner would with `kubectl patch`.
-    pub async fn change<K>(&self, name: &str, change: Value) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        let manager = PatchParams { field_manager: Some("kubectl-edit".into()), ..PatchParams::default() };
-        let changed = self.api().patch(name, &manager, &Patch::Merge(change)).await;
-        changed.unwrap_or_else(|error| panic!("{name} is not changed: {error}"))
-    }
-
-    /// Changes the spec of the pipeline.
-    pub async fn change_spec(&self, change: Value) -> LogPipeline {
-        self.change(NAME, json!({"spec": change})).await
     }
 
     /// Replaces the entries of a Secret.
@@ -131,13 +96,6 @@ impl Space {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "kubectl {arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
-    }
-
-    pub async fn get<K>(&self, name: &str) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        self.api::<K>().get(name).await.unwrap_or_else(|error| panic!("{name} can't be read: {error}"))
     }
 
     /// Names the reason of an event that this test brings about.

@@ -36,7 +36,8 @@ mod whole_cluster;
 use std::process::ExitCode;
 
 use claim::Claim;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
+use spillway_tests::chosen::Chosen;
 use spillway_tests::kubernetes::world::World;
 
 /// Tests mostly wait, so more of them than there are cores.
@@ -69,26 +70,11 @@ fn claims() -> Vec<Claim> {
     .collect()
 }
 
-/// Parts of names, of which libtest-mimic takes but one, and all else.
-fn words(arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
-    let (mut words, mut flags): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    for (place, argument) in arguments.into_iter().enumerate() {
-        let takes_a_value = ["--test-threads", "--skip", "--format", "--color", "--logfile"];
-        let value = flags.last().is_some_and(|flag| takes_a_value.contains(&flag.as_str()));
-        let list = if place > 0 && !argument.starts_with('-') && !value { &mut words } else { &mut flags };
-        list.push(argument);
-    }
-    (words, flags)
-}
-
 fn main() -> ExitCode {
-    let (words, flags) = words(std::env::args().collect());
-    let mut arguments = Arguments::from_iter(flags);
-    arguments.test_threads = arguments.test_threads.or(Some(SIDE_BY_SIDE));
+    let chosen = Chosen::from_args(SIDE_BY_SIDE);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let world = (!arguments.list).then(|| runtime.block_on(World::start()));
-    let named = |claim: &Claim| words.is_empty() || words.iter().any(|word| claim.name.contains(word));
-    let trials = claims().into_iter().filter(named).map(|claim| {
+    let world = (!chosen.arguments.list).then(|| runtime.block_on(World::start()));
+    let trials = claims().into_iter().filter(|claim| chosen.names(&claim.name)).map(|claim| {
         let (handle, world) = (runtime.handle().clone(), world.clone());
         Trial::test(claim.name.clone(), move || {
             let world = world.ok_or("nothing was started")?;
@@ -96,5 +82,5 @@ fn main() -> ExitCode {
             Ok(())
         })
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&chosen.arguments, trials.collect()).exit_code()
 }
