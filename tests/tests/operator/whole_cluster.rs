@@ -141,5 +141,5 @@ async fn it_leads_by_a_lease_in_its_own_namespace(space: &mut Space) {
     let named = ListParams::default().fields("metadata.name=spillway-operator");
     let places: Vec<_> =
         all.list(&named).await.expect("Leases").iter().filter_map(ResourceExt::namespace).collect();
-    assert_eq!(places, [cluster.home.namespace.clone()]);
+    assert_eq!(places, std::slice::from_ref(&cluster.home.namespace));
 }

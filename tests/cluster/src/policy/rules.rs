@@ -219,14 +219,15 @@ fn each(peers: &[Peer], ports: Option<BTreeSet<Ports>>) -> Vec<Allow> {
     peers.iter().map(|peer| Allow { peer: peer.clone(), ports: ports.clone() }).collect()
 }
 
-fn named(pod: &Endpoint, (name, protocol): &(&str, Protocol)) -> Option<Ports> {
+/// A port by its name, which each pod gives another number.
+type Name<'a> = (&'a str, Protocol);
+
+fn named(pod: &Endpoint, (name, protocol): &Name<'_>) -> Option<Ports> {
     pod.ports.get(*name).copied().filter(|port| port.protocol == *protocol)
 }
 
 /// `None`: all ports.
-fn numbers_and_names(
-    ports: Option<&[NetworkPolicyPort]>,
-) -> Option<(BTreeSet<Ports>, Vec<(&str, Protocol)>)> {
+fn numbers_and_names(ports: Option<&[NetworkPolicyPort]>) -> Option<(BTreeSet<Ports>, Vec<Name<'_>>)> {
     let (mut numbers, mut names) = (BTreeSet::new(), Vec::new());
     for port in ports.filter(|ports| !ports.is_empty())? {
         let protocol = Protocol::of(port.protocol.as_deref());
