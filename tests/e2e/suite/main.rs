@@ -37,17 +37,18 @@ use spillway_tests::chosen::Chosen;
 const SIDE_BY_SIDE: usize = 3;
 
 fn cases() -> Vec<Case> {
+    // Those first that take longest, so that none of them is the last, with nothing beside it.
     let all = [
-        autoscaling::cases(),
+        recovery::cases(),
+        outages::cases(),
         deletion::cases(),
+        autoscaling::cases(),
         draining::cases(),
         evictions::cases(),
         failover::cases(),
         install::cases(),
         kills::cases(),
-        outages::cases(),
         policies::cases(),
-        recovery::cases(),
         rollouts::cases(),
         tenants::cases(),
         tls::cases(),

@@ -28,12 +28,12 @@ async fn a_lost_manifest_is_made_anew_when_its_owner_asks_for_it(space: &Space) 
     let traffic = Traffic::start(space, Load::of(LONG, RATE)).await;
     let (bucket, _forward) = space.bucket().await;
     // Twice, since the first one's annotation must not be there for the second loss.
-    for _ in 0..2 {
+    for time in 1..=2 {
         bucket.delete_many(&[MANIFEST.to_owned()]).await.expect("the manifest is deleted");
         is_said_to_be_lost(space).await;
         assert!(!is_there(&bucket).await, "a manifest was made that nobody asked for");
         ask(space).await;
-        is_made_anew(space, &bucket).await;
+        is_made_anew(space, &bucket, time).await;
         let before = space.rows().await;
         until("records to be loaded again", PATIENCE, async || (space.rows().await > before).then_some(()))
             .await;
@@ -76,7 +76,7 @@ async fn a_lost_bucket_is_made_again_and_old_rows_stay_as_they_were(space: &Spac
     let (bucket, _forward) = space.bucket().await;
     assert!(!is_there(&bucket).await, "a manifest was made that nobody asked for");
     ask(space).await;
-    is_made_anew(space, &bucket).await;
+    is_made_anew(space, &bucket, 1).await;
 
     let traffic = Traffic::start(space, Load { name: "after", ..Load::of(10, RATE) }).await;
     let verdict = traffic.verdict().await;
@@ -97,8 +97,8 @@ async fn ask(space: &Space) {
     space.change::<LogPipeline>(NAME, json!({"metadata": {"annotations": {ANNOTATION: "true"}}})).await;
 }
 
-/// By the operator, which says so, and asks for another annotation the next time.
-async fn is_made_anew(space: &Space, bucket: &Bucket) {
+/// By the operator, which says so each time, and asks for another annotation the next time.
+async fn is_made_anew(space: &Space, bucket: &Bucket, times: i32) {
     space
         .sees("the annotation to be taken off", NAME, |pipeline: &LogPipeline| {
             let annotations = pipeline.metadata.annotations.as_ref();
@@ -108,6 +108,6 @@ async fn is_made_anew(space: &Space, bucket: &Bucket) {
     assert!(is_there(bucket).await);
     space.condition("BucketReady", "True", None).await;
     space.is_ready().await;
-    let told = space.told("ManifestRebuilt", NAME).await;
+    let told = space.told_times(times, "ManifestRebuilt", NAME).await;
     assert!(told.contains("made a new manifest"), "{told}");
 }

@@ -142,14 +142,27 @@ impl Namespaced {
 
     /// Waits for an event about the named object, and returns its note.
     pub async fn told(&self, reason: &str, about: &str) -> String {
+        self.told_times(1, reason, about).await
+    }
+
+    /// Waits until an event about the named object was published this many times, and returns its note, which is the
+    /// first one's: what is said again soon is counted.
+    pub async fn told_times(&self, times: i32, reason: &str, about: &str) -> String {
         let events: Api<Event> = self.api();
-        until(&format!("the event {reason} of {about} ({})", self.namespace), self.patience, async || {
+        let what = format!("the event {reason} of {about}, {times} in all ({})", self.namespace);
+        until(&what, self.patience, async || {
             let all = events.list(&ListParams::default()).await.ok()?;
-            let found = all.into_iter().find(|event| {
-                let name = event.regarding.as_ref().and_then(|object| object.name.as_deref());
-                event.reason.as_deref() == Some(reason) && name == Some(about)
-            })?;
-            Some(found.note.unwrap_or_default())
+            let found: Vec<_> = all
+                .into_iter()
+                .filter(|event| {
+                    let name = event.regarding.as_ref().and_then(|object| object.name.as_deref());
+                    event.reason.as_deref() == Some(reason) && name == Some(about)
+                })
+                .collect();
+            let count: i32 =
+                found.iter().map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum();
+            let first = found.into_iter().next()?;
+            (count >= times).then(|| first.note.unwrap_or_default())
         })
         .await
     }
