@@ -52,6 +52,10 @@ pub struct IngestSpec {
     /// Bounds of one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestSpec>,
+    /// How long a sender may keep a connection, `1s` to `1d`, give or take a tenth; then it is told to make another,
+    /// and pods that were added get their part of the requests. `0s`: as long as it likes. Default: `5m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection_age: Option<SpanText>,
     /// How long stopping may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainSpec>,

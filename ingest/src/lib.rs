@@ -7,6 +7,7 @@
 mod ack;
 mod admin;
 pub mod admit;
+mod age;
 mod answer;
 pub mod body;
 mod books;

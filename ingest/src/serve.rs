@@ -134,7 +134,7 @@ pub async fn serve_into(
     shutdown: Shutdown,
 ) -> Result<DrainReport, IngestError> {
     settings.validate()?;
-    let drain = settings.drain.clone();
+    let (drain, max_age) = (settings.drain.clone(), settings.max_connection_age.get());
     let tenants = Arc::new(Registry::load(tenants, settings.default_retention_days)?);
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let queue = Queue::new(&settings.queue);
@@ -163,7 +163,7 @@ pub async fn serve_into(
     if let Some(listener) = listeners.admin {
         let (router, stop) = (admin::router(Arc::clone(&app)), background.clone());
         spawn_until(&background, async move {
-            server::serve(listener, None, router, stop, Duration::from_secs(1)).await;
+            server::serve(listener, None, Duration::ZERO, router, stop, Duration::from_secs(1)).await;
         });
     }
     let secure = tls.map(|tls| {
@@ -175,6 +175,7 @@ pub async fn serve_into(
     let requests = server::serve(
         listeners.http,
         secure,
+        max_age,
         http::router(Arc::clone(&app)),
         no_more.clone(),
         drain.request_timeout.get(),

@@ -2,25 +2,28 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::{HeaderValue, Request, header};
+use futures::future::BoxFuture;
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::age::Age;
 use crate::answer::{self, Refusal};
 use crate::http::linger;
 use crate::metrics::Metrics;
@@ -40,10 +43,12 @@ pub(crate) struct Secure {
 }
 
 /// Serves until `stop`; then no connection is accepted, HTTP/2 peers are told to go away, and the requests
-/// under way have `finish` to be answered. True when all were. Without `secure` it speaks in clear text.
+/// under way have `finish` to be answered. True when all were. Without `secure` it speaks in clear text. A
+/// connection older than `max_age` is ended in good order; 0: none is.
 pub(crate) async fn serve(
     listener: TcpListener,
     secure: Option<Secure>,
+    max_age: Duration,
     router: Router,
     stop: CancellationToken,
     finish: Duration,
@@ -57,7 +62,7 @@ pub(crate) async fn serve(
         .keep_alive_timeout(Duration::from_secs(20));
     let (builder, secure) = (Arc::new(builder), secure.map(Arc::new));
     let service = TowerToHyperService::new(router);
-    let connections = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     loop {
         let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
@@ -72,70 +77,121 @@ pub(crate) async fn serve(
             },
         };
         let _ = stream.set_nodelay(true);
-        let (builder, watcher) = (Arc::clone(&builder), connections.watcher());
-        let asked = Asked { peer, at_all: Arc::new(AtomicBool::new(false)), service: service.clone() };
+        let (builder, service, stop) = (Arc::clone(&builder), service.clone(), stop.clone());
+        let caller = Caller::new(peer, max_age);
         match &secure {
-            None => tokio::spawn(async move { attend(stream, &builder, asked, watcher).await }),
+            None => connections.spawn(async move { attend(stream, &builder, caller, service, &stop).await }),
             Some(secure) => {
-                let (secure, stop) = (Arc::clone(secure), stop.clone());
-                tokio::spawn(async move {
+                let secure = Arc::clone(secure);
+                connections.spawn(async move {
                     let stream = tokio::select! {
                         // Nothing was asked yet: whoever it is finds another server.
                         () = stop.cancelled() => return,
                         stream = secure.shake(stream, peer, &builder) => stream,
                     };
                     if let Some(stream) = stream {
-                        attend(stream, &builder, asked, watcher).await;
+                        attend(stream, &builder, caller, service, &stop).await;
                     }
                 })
             }
         };
     }
     drop(listener);
-    tokio::time::timeout(finish, connections.shutdown()).await.is_ok()
+    connections.close();
+    tokio::time::timeout(finish, connections.wait()).await.is_ok()
 }
 
 /// Serves one connection to its end.
 async fn attend(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     builder: &Builder,
-    asked: Asked,
-    watcher: Watcher,
+    caller: Caller,
+    service: TowerToHyperService<Router>,
+    stop: &CancellationToken,
 ) {
-    let at_all = Arc::clone(&asked.at_all);
-    let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), asked).into_owned());
+    let caller = Arc::new(caller);
+    let asked = Asked { caller: Arc::clone(&caller), service };
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), asked));
+    let mut never_asks = pin!(caller.never_asks());
     tokio::select! {
         // A connection that breaks is its client's to report.
-        _ = connection => {}
+        _ = connection.as_mut() => return,
         // Neither the choice between HTTP/1 and HTTP/2 nor the latter's first frames have a timeout.
-        () = never_asks(&at_all) => {}
+        () = never_asks.as_mut() => return,
+        () = caller.is_old_in_http2() => {}
+        () = stop.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        () = never_asks => {}
     }
 }
 
-async fn never_asks(asked: &AtomicBool) {
-    tokio::time::sleep(HEADER_TIMEOUT).await;
-    if asked.load(Ordering::Relaxed) {
-        std::future::pending().await
-    }
-}
-
-/// Says with each request who asks, and that somebody has asked.
-#[derive(Clone)]
-struct Asked {
+/// Who is at the other end.
+struct Caller {
     peer: SocketAddr,
-    at_all: Arc<AtomicBool>,
+    age: Age,
+    /// Of the first request: before it nobody knows.
+    version: OnceLock<Version>,
+    has_asked: Notify,
+}
+
+impl Caller {
+    fn new(peer: SocketAddr, max_age: Duration) -> Self {
+        Self { peer, age: Age::new(max_age), version: OnceLock::new(), has_asked: Notify::new() }
+    }
+
+    fn asks_in(&self, version: Version) {
+        if self.version.set(version).is_ok() {
+            self.has_asked.notify_one();
+        }
+    }
+
+    /// Ends when no request has come for as long as a header may take.
+    async fn never_asks(&self) {
+        tokio::time::sleep(HEADER_TIMEOUT).await;
+        if self.version.get().is_some() {
+            std::future::pending().await
+        }
+    }
+
+    /// Ends when an HTTP/2 connection has reached its age. One that has not asked so far is left alone: it may turn
+    /// out to speak HTTP/1, and would be closed under its first request.
+    async fn is_old_in_http2(&self) {
+        self.age.over().await;
+        self.has_asked.notified().await;
+        if self.version.get() != Some(&Version::HTTP_2) {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Says with each request who asks.
+struct Asked {
+    caller: Arc<Caller>,
     service: TowerToHyperService<Router>,
 }
 
 impl Service<Request<Incoming>> for Asked {
-    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
-    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.at_all.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(ConnectInfo(self.peer));
-        self.service.call(request)
+        let version = request.version();
+        self.caller.asks_in(version);
+        request.extensions_mut().insert(ConnectInfo(self.caller.peer));
+        let (caller, answer) = (Arc::clone(&self.caller), self.service.call(request));
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            // With its answer, so that the client knows. An idle connection is not closed for its age: that could be
+            // under the next request, whose sender could not know what became of it.
+            if version < Version::HTTP_2 && caller.age.is_over() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(answer)
+        })
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Ingest {
     request: Request,
     #[serde(skip_serializing_if = "nothing")]
     timestamp_window: Window,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_connection_age: Option<Span>,
     #[serde(skip_serializing_if = "nothing")]
     drain: Drain,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,6 +229,7 @@ pub(super) fn ingest(
         request_max_expanded_bytes,
         request_max_records,
         request_max_record_bytes,
+        max_connection_age,
         drain_readiness_delay,
         drain_request_timeout,
         drain_flush_timeout,
@@ -282,6 +285,7 @@ pub(super) fn ingest(
             max_record_bytes: *request_max_record_bytes,
         },
         timestamp_window: Window { past: *window_past, future: *window_future },
+        max_connection_age: *max_connection_age,
         drain: Drain {
             readiness_delay: *drain_readiness_delay,
             request_timeout: *drain_request_timeout,

@@ -53,7 +53,7 @@ fn everything() -> Value {
             "views": {"errorRate": false, "httpLatency": false, "tenantVolume": false},
         },
         "ingest": {
-            "ack": "Memory", "objects": "PerService", "maxPutsPerSecond": 9,
+            "ack": "Memory", "objects": "PerService", "maxPutsPerSecond": 9, "maxConnectionAge": "0s",
             "flush": {"maxBytes": "1Mi", "maxRecords": 100, "maxAge": "5s"},
             "queue": {
                 "maxBytes": "64Mi", "maxRequests": 10, "tenantSharePercent": 25, "maxStreamsPerTenant": 20,
@@ -105,6 +105,7 @@ fn everything_that_a_spec_sets_is_in_a_file() {
             "version": 1, "bucket": bucket, "http": "127.0.0.1:0", "admin": "127.0.0.1:0",
             "tls": {"certFile": "/tls/tls.crt", "keyFile": "/tls/tls.key"},
             "ack": "Memory", "objects": "PerService", "maxPutsPerSecond": 9, "defaultRetentionDays": 7,
+            "maxConnectionAge": "0s",
             "flush": {"maxBytes": "1Mi", "maxRecords": 100, "maxAge": "5s"},
             "queue": {"maxBytes": "64Mi", "maxRequests": 10, "tenantShare": 0.25, "maxStreamsPerTenant": 20},
             "timestampWindow": {"past": "7d", "future": "5m"},

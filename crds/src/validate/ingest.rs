@@ -33,6 +33,8 @@ pub struct Ingest {
     pub request_max_expanded_bytes: Option<ByteSize>,
     pub request_max_records: Option<u64>,
     pub request_max_record_bytes: Option<ByteSize>,
+    /// 0: connections may become as old as they like.
+    pub max_connection_age: Option<Span>,
     pub drain_readiness_delay: Option<Span>,
     pub drain_request_timeout: Option<Span>,
     pub drain_flush_timeout: Option<Span>,
@@ -71,6 +73,7 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
         max_puts_per_second,
         timestamp_window,
         request,
+        max_connection_age,
         drain,
         tls,
         service,
@@ -165,6 +168,12 @@ pub(super) fn check(reader: &mut Reader, spec: &IngestSpec) -> Ingest {
             request.max_record_bytes.as_ref(),
             64,
             256 << 20,
+        ),
+        max_connection_age: reader.span_or_off(
+            "spec.ingest.maxConnectionAge",
+            max_connection_age.as_ref(),
+            ms(1000),
+            DAY,
         ),
         drain_readiness_delay: reader.span(
             "spec.ingest.drain.readinessDelay",

@@ -41,6 +41,23 @@ impl Reader {
         None
     }
 
+    /// As [`Self::span`]; and 0 switches it off.
+    pub(super) fn span_or_off(
+        &mut self,
+        path: &str,
+        text: Option<&SpanText>,
+        least: Duration,
+        most: Duration,
+    ) -> Option<Span> {
+        let text = text?;
+        match text.read() {
+            None => self.refuse(path, Problem::NotASpan { text: text.to_string() }),
+            Some(span) if span.get().is_zero() || (least..=most).contains(&span.get()) => return Some(span),
+            Some(_) => self.out_of_range(path, text, format_args!("0s, or {}", Span(least)), Span(most)),
+        }
+        None
+    }
+
     pub(super) fn size(
         &mut self,
         path: &str,

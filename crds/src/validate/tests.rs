@@ -56,6 +56,9 @@ fn each_mistake_is_named_by_its_field() {
             json!({"ingest": {"queue": {"tenantSharePercent": 0}}}),
             "spec.ingest.queue.tenantSharePercent: OutOfRange",
         ),
+        (json!({"ingest": {"maxConnectionAge": "5"}}), "spec.ingest.maxConnectionAge: NotADuration"),
+        (json!({"ingest": {"maxConnectionAge": "999ms"}}), "spec.ingest.maxConnectionAge: OutOfRange"),
+        (json!({"ingest": {"maxConnectionAge": "25h"}}), "spec.ingest.maxConnectionAge: OutOfRange"),
         (json!({"ingest": {"replicas": -1}}), "spec.ingest.replicas: OutOfRange"),
         (json!({"ingest": {"replicas": 2, "autoscaling": {"max": 5}}}), "spec.ingest.replicas: Exclusive"),
         (json!({"ingest": {"autoscaling": {"min": 6, "max": 5}}}), "spec.ingest.autoscaling.min: OutOfRange"),
@@ -102,6 +105,18 @@ fn a_name_must_leave_room_for_those_of_the_objects_named_after_it() {
         assert_eq!(problem(bad), Some("Malformed"), "{bad}");
     }
     assert_eq!(problem(""), Some("Missing"));
+}
+
+#[test]
+fn what_has_bounds_and_can_be_switched_off_says_both() {
+    let of = |age: &str| validate(&pipeline(json!({"ingest": {"maxConnectionAge": age}})));
+    for (text, age) in
+        [("0s", Span::ms(0)), ("0d", Span::ms(0)), ("1s", Span::secs(1)), ("1d", Span::days(1))]
+    {
+        assert_eq!(of(text).unwrap().ingest.max_connection_age, Some(age), "{text}");
+    }
+    let error = of("500ms").unwrap_err().remove(0).to_string();
+    assert_eq!(error, "spec.ingest.maxConnectionAge: 500ms is out of range; write 0s, or 1s to 1d");
 }
 
 #[test]

@@ -35,6 +35,10 @@ pub struct IngestSettings {
     pub request: RequestSettings,
     #[serde(default)]
     pub timestamp_window: TimestampWindow,
+    /// How long a connection for logs may last, give or take a tenth, before its sender is told to make another.
+    /// Connections are balanced when they are made and never again. 0: as long as its sender likes.
+    #[serde(default = "max_connection_age")]
+    pub max_connection_age: Span,
     #[serde(default)]
     pub drain: DrainSettings,
     /// PUTs per second of this process. When a flush has more streams than that, small ones share an
@@ -153,6 +157,9 @@ fn http_address() -> SocketAddr {
 fn admin_address() -> SocketAddr {
     (Ipv4Addr::UNSPECIFIED, 9090).into()
 }
+fn max_connection_age() -> Span {
+    Span::secs(300)
+}
 fn max_puts() -> u32 {
     50
 }
@@ -233,6 +240,7 @@ impl IngestSettings {
             queue: QueueSettings::default(),
             request: RequestSettings::default(),
             timestamp_window: TimestampWindow::default(),
+            max_connection_age: max_connection_age(),
             drain: DrainSettings::default(),
             max_puts_per_second: max_puts(),
             put_concurrency: put_concurrency(),
