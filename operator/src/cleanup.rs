@@ -4,6 +4,7 @@
 
 pub(crate) mod act;
 mod data;
+mod inside;
 mod place;
 mod say;
 mod workloads;
@@ -31,6 +32,8 @@ pub(crate) struct Course {
     emptied: bool,
     /// Why the data stays.
     kept: Option<String>,
+    /// What went with the namespace, and won't come back.
+    lost: Option<String>,
     /// How far the bucket of these inputs is emptied.
     emptying: Option<(u64, Emptying)>,
     /// When it last came forward; first seeing the deletion counts.
@@ -68,7 +71,7 @@ struct Progress {
     dropped: bool,
     /// Tables and bucket are not the pipeline's alone.
     kept: bool,
-    /// What is in the way can't go away: for instance a Secret that is missing in a namespace being deleted.
+    /// What is in the way can't go away: a Secret or a server that went with a namespace being deleted.
     hopeless: bool,
 }
 

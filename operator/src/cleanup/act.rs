@@ -9,6 +9,7 @@ use spillway_crds::DeletionPolicy;
 use super::{
     Course, FINALIZER, Progress, Release, SKIP_ANNOTATION, Said, Step, Workload,
     data::{self, Outcome},
+    inside,
     place::Place,
     say::{Phase, held_by_others, say_begun, say_failed, say_released, waits_for},
     step, verdict, workloads,
@@ -82,7 +83,8 @@ pub(crate) async fn clean_up(
         Step::Await => return Ok(Action::requeue(LOOK)),
         Step::AskAgain => Err(unknown.unwrap_or_default()),
         Step::Release(release) => {
-            return let_go(ctx, target, object, release, place.known().err(), memory).await;
+            let missing = place.known().err().or_else(|| memory.course.lost.clone());
+            return let_go(ctx, target, object, release, missing, memory).await;
         }
         Step::DropTables | Step::EmptyBucket => match live(ctx, target).await {
             // The API server's word and not the watch's: here something is deleted for good.
@@ -109,6 +111,9 @@ pub(crate) async fn clean_up(
             memory.course.trouble = Some(why);
             tell(memory).await;
             let course = &mut memory.course;
+            if let Ok(known) = place.known() {
+                course.lost = inside::gone_with_its_namespace(ctx, target, known).await;
+            }
             course.failures = course.failures.saturating_add(1);
             delay(course.failures).min(limit.saturating_sub(course.idle())).max(PAUSE)
         }
@@ -149,7 +154,8 @@ async fn look(
     }
     let [ingest, syncer] = found;
     let (dropped, kept) = (memory.course.dropped, memory.course.kept.is_some());
-    (Progress { ingest, syncer, dropped, kept, hopeless: place.is_hopeless() }, unknown)
+    let hopeless = place.is_hopeless() || memory.course.lost.is_some();
+    (Progress { ingest, syncer, dropped, kept, hopeless }, unknown)
 }
 
 async fn stop(ctx: &Ctx, target: &Target, component: Component) -> Result<Duration, String> {

@@ -80,7 +80,7 @@ impl Place {
 
 /// In a namespace that is being deleted nothing can be created any more, so what is missing stays missing. Asked
 /// by a dry run, because the operator has no right to read namespaces.
-async fn namespace_is_going(ctx: &Ctx, target: &Target) -> bool {
+pub(super) async fn namespace_is_going(ctx: &Ctx, target: &Target) -> bool {
     let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), &target.namespace);
     let mut probe = ConfigMap::default();
     probe.metadata.name = Some(format!("{}-probe", target.name));

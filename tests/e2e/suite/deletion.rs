@@ -21,6 +21,7 @@ cases![
     with_the_policy_delete_the_pipelines_own_data_goes_and_nothing_else,
     a_clickhouse_that_is_away_does_not_hold_a_deleted_pipeline,
     a_namespace_with_a_pipeline_to_be_cleaned_up_can_be_deleted,
+    a_namespace_with_all_servers_in_it_does_not_wait_for_them,
 ];
 
 /// `cleanupTimeout` of the installation.
@@ -148,15 +149,29 @@ async fn a_namespace_with_a_pipeline_to_be_cleaned_up_can_be_deleted(space: &Spa
     let (bucket, _forward) = space.bucket().await;
     assert!(!tables(space).await.is_empty() && !keys(&bucket).await.expect("keys").is_empty());
 
-    let namespaces: Api<Namespace> = Api::all(space.cluster.client.clone());
-    let since = Instant::now();
-    namespaces.delete(&guest.namespace, &DeleteParams::default()).await.expect("the namespace is deleted");
-    until(&format!("the end of {}", guest.namespace), PATIENCE, async || {
-        namespaces.get_opt(&guest.namespace).await.ok()?.is_none().then_some(())
-    })
-    .await;
-    println!("deletion: namespace gone after {:.1} s", since.elapsed().as_secs_f32());
+    let took = delete_namespace(&guest).await;
+    println!("deletion: namespace gone after {:.1} s", took.as_secs_f32());
     // Its Secrets went first, and were remembered.
     assert_eq!(tables(space).await, Vec::<String>::new());
     assert_eq!(keys(&bucket).await.expect("keys"), Vec::<String>::new());
+}
+
+async fn a_namespace_with_all_servers_in_it_does_not_wait_for_them(space: &Space) {
+    space.ready_pipeline(json!({"deletionPolicy": "Delete"})).await;
+    Traffic::start(space, Load::of(3, 200)).await.verdict().await;
+    let took = delete_namespace(space).await;
+    println!("deletion: namespace with its servers gone after {:.1} s", took.as_secs_f32());
+    assert!(took < CLEANUP_TIMEOUT, "what is gone was waited for: {took:?}");
+}
+
+/// How long that takes.
+async fn delete_namespace(space: &Space) -> Duration {
+    let namespaces: Api<Namespace> = Api::all(space.cluster.client.clone());
+    let since = Instant::now();
+    namespaces.delete(&space.namespace, &DeleteParams::default()).await.expect("the namespace is deleted");
+    until(&format!("the end of {}", space.namespace), CLEANUP_TIMEOUT + PATIENCE, async || {
+        namespaces.get_opt(&space.namespace).await.ok()?.is_none().then_some(())
+    })
+    .await;
+    since.elapsed()
 }
