@@ -10,6 +10,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{Fault, Ingest, KEY, logs, record, settings, until};
 use http::Request;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
@@ -87,7 +89,10 @@ impl Kept {
 }
 
 /// A connection of HTTP/2; it ends only when the server says so, as long as its first part is there.
-async fn dial_http2(ingest: &Ingest) -> (SendRequest<Full<Bytes>>, JoinHandle<hyper::Result<()>>) {
+async fn dial_http2<B>(ingest: &Ingest) -> (SendRequest<B>, JoinHandle<hyper::Result<()>>)
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let io = TokioIo::new(dial(ingest).await);
     let (requests, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     (requests, tokio::spawn(connection))
@@ -99,8 +104,12 @@ async fn assert_ended(connection: JoinHandle<hyper::Result<()>>) {
 }
 
 fn request(ingest: &Ingest, message: &str) -> Request<Full<Bytes>> {
+    request_of(ingest, one(message).into())
+}
+
+fn request_of<B>(ingest: &Ingest, body: B) -> Request<B> {
     let request = Request::post(format!("{}/v1/drain", ingest.url)).header("authorization", KEY);
-    request.body(one(message).into()).unwrap()
+    request.body(body).unwrap()
 }
 
 /// What one sender sends under load: many messages, and for several connections' time.
@@ -226,6 +235,18 @@ async fn a_connection_of_http_2_that_asks_late_is_answered_and_then_ends() {
     tokio::time::sleep(LATER).await;
     assert!(!connection.is_finished());
     assert_eq!(requests.send_request(request(&ingest, "late")).await.unwrap().status(), 200);
+    assert_ended(connection).await;
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_does_not_keep_an_old_connection_of_http_2() {
+    let mut settings = settings();
+    settings.max_connection_age = Span(AGE);
+    settings.request.read_timeout = Span(LATER);
+    let ingest = Ingest::start(settings).await;
+    let (mut requests, connection) = dial_http2(&ingest).await;
+    let endless = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Infallible>>());
+    assert_eq!(requests.send_request(request_of(&ingest, endless)).await.unwrap().status(), 408);
     assert_ended(connection).await;
 }
 
