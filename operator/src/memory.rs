@@ -232,3 +232,22 @@ mod tests {
         }
     }
 }
+
+    #[test]
+    fn a_doubt_hurries_what_was_found_good_and_nothing_that_waits_for_its_owner() {
+        let begin = Instant::now();
+        let pause = Duration::from_secs(50);
+        let good = Finding::good(Reason::Configured, "");
+        let bad = Finding::bad(Reason::Outside("ManifestLost"), "");
+        for (what, finding, patient, seconds, due) in [
+            ("good, a moment ago", good.clone(), false, 49, false),
+            ("good", good, false, 50, true),
+            ("for its owner to mend", bad.clone(), true, 500, false),
+            ("for its owner to mend, resync", bad, true, 600, true),
+        ] {
+            let mut last = attempt(None, 1, begin, finding, patient);
+            let now = begin + Duration::from_secs(seconds);
+            last.doubt(now, pause);
+            assert_eq!(is_due(Some(&last), 1, now, RESYNC), due, "{what}");
+        }
+    }

@@ -1,8 +1,8 @@
 //! The pipeline that is being reconciled.
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, Resource, api::ListParams, core::ApiResource};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use spillway_crds::LogPipeline;
 
 use crate::{
@@ -20,7 +20,7 @@ pub(crate) struct Target {
     /// It may take over a bucket that another one owned, see [`crate::owner`].
     pub(crate) adopts_bucket: bool,
     /// Its owner has a lost manifest made anew, see [`crate::outside`].
-    pub(crate) rebuilds_manifest: bool,
+    pub(crate) rebuilds_manifest: Option<Asked>,
     /// For events.
     pub(crate) reference: ObjectReference,
 }
@@ -29,16 +29,12 @@ impl Target {
     /// `None`: not an object of a cluster.
     pub(crate) fn of<K: Resource<DynamicType = ()>>(object: &K) -> Option<Self> {
         let metadata = object.meta();
-        let asks = |name: &str| {
-            let value = metadata.annotations.as_ref().and_then(|all| all.get(name));
-            value.is_some_and(|value| value == "true")
-        };
         Some(Self {
             namespace: metadata.namespace.clone()?,
             name: metadata.name.clone()?,
             uid: metadata.uid.clone()?,
-            adopts_bucket: asks(ADOPT_ANNOTATION),
-            rebuilds_manifest: asks(REBUILD_ANNOTATION),
+            adopts_bucket: asked(metadata, ADOPT_ANNOTATION).is_some(),
+            rebuilds_manifest: asked(metadata, REBUILD_ANNOTATION),
             reference: object.object_ref(&()),
         })
     }
@@ -67,5 +63,68 @@ impl Target {
 
     pub(crate) fn place(&self) -> PipelineRef {
         PipelineRef { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+}
+
+/// When an annotation was set, by the API server's clock, for each manager that holds it: who takes it off and sets it again asks anew, also
+/// where nobody looked in between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Asked(Vec<String>);
+
+/// Whether an annotation says `"true"`.
+fn asked(metadata: &ObjectMeta, annotation: &str) -> Option<Asked> {
+    metadata.annotations.as_ref()?.get(annotation).filter(|value| *value == "true")?;
+    let field = format!("f:{annotation}");
+    let holders = metadata.managed_fields.iter().flatten().filter(|entry| {
+        let annotations =
+            entry.fields_v1.as_ref().and_then(|fields| fields.0.pointer("/f:metadata/f:annotations"));
+        annotations.is_some_and(|annotations| annotations.get(&field).is_some())
+    });
+    Some(Asked(holders.filter_map(|entry| entry.time.as_ref()).map(|time| time.0.to_string()).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(value: &str, managed: Value) -> Option<Asked> {
+        let metadata = json!({"annotations": {REBUILD_ANNOTATION: value}, "managedFields": managed});
+        asked(&serde_json::from_value(metadata).unwrap(), REBUILD_ANNOTATION)
+    }
+
+    fn entry(annotation: &str, time: &str) -> Value {
+        let fields = json!({"f:metadata": {"f:annotations": {format!("f:{annotation}"): {}}}});
+        json!({"manager": "kubectl-annotate", "operation": "Update", "time": time, "fieldsV1": fields})
+    }
+
+    #[test]
+    fn who_sets_an_annotation_again_asks_anew() {
+        const AT: &str = "2026-01-01T00:00:00Z";
+        const LATER: &str = "2026-01-01T00:00:09Z";
+        let first = of("true", json!([entry(REBUILD_ANNOTATION, AT), entry("other", AT)]));
+        assert!(first.is_some());
+        for (what, value, managed, same) in [
+            ("as it was", "true", json!([entry(REBUILD_ANNOTATION, AT)]), true),
+            (
+                "another annotation",
+                "true",
+                json!([entry(REBUILD_ANNOTATION, AT), entry("other", LATER)]),
+                true,
+            ),
+            ("set again", "true", json!([entry(REBUILD_ANNOTATION, LATER)]), false),
+            (
+                "by somebody else, too",
+                "true",
+                json!([entry(REBUILD_ANNOTATION, AT), entry(REBUILD_ANNOTATION, LATER)]),
+                false,
+            ),
+            ("no longer", "false", json!([entry(REBUILD_ANNOTATION, AT)]), false),
+        ] {
+            assert_eq!(of(value, managed) == first, same, "{what}");
+        }
+        assert_eq!(of("false", json!([])), None);
+        assert!(of("true", json!([])).is_some());
     }
 }

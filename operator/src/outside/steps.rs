@@ -36,6 +36,7 @@ const OPEN_AT_MOST: Duration = Duration::from_secs(45 * 60);
 pub(super) type Found = (Finding, Again);
 
 /// When a step is to be taken again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     WithTheResync,
     /// Waiting may help.
@@ -70,7 +71,7 @@ pub(crate) fn bucket_inputs(
     let secrets = secrets.chain(s3.and_then(|s3| s3.ca.as_ref()).map(|ca| &ca.name));
     let versions: Vec<_> = secrets.map(|name| (name, seen.versions.get(name))).collect();
     let account = s3.and_then(|s3| s3.service_account.as_ref());
-    let asked = (target.adopts_bucket, target.rebuilds_manifest);
+    let asked = (target.adopts_bucket, &target.rebuilds_manifest);
     digest::json(&(&plan.settings, format!("{:?}", plan.policy), versions, account, asked))
 }
 
@@ -306,7 +307,7 @@ pub(super) async fn manifest(
     failpoint("before-manifest");
     let initialising = spillway_syncer::initialise(&bucket, &client, &plan.schema.spec);
     let mut made = limited(BUCKET_LIMIT, "bucket or ClickHouse", initialising).await?;
-    if target.rebuilds_manifest {
+    if target.rebuilds_manifest.is_some() {
         if matches!(made, Err(SyncerError::Stopped(Stop::ManifestLost))) {
             let rebuilding = lost::rebuild(ctx, target, plan, &bucket, &client);
             made = limited(lost::LIMIT, "bucket or ClickHouse", rebuilding).await?;
@@ -320,6 +321,10 @@ pub(super) async fn manifest(
         let reason = error.reason();
         match error {
             SyncerError::Bucket(error) => failed(reason, &format!("{store}: {error}"), Again::Soon),
+            SyncerError::Rebuild(error) => {
+                let again = lost::again(&error);
+                failed(reason, &lost::refusal(&error, again, ctx.config.resync), again)
+            }
             other => failed(reason, &other, Again::Soon),
         }
     })?;

@@ -2,8 +2,10 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::json;
+use spillway_bucket::PutMeta;
+use spillway_crds::LogPipeline;
 use spillway_tests::kubernetes::operator::Operator;
-use spillway_tests::kubernetes::pipelines;
+use spillway_tests::kubernetes::pipelines::{self, NAME};
 use spillway_tests::kubernetes::space::Space;
 
 use crate::claim::claims;
@@ -16,6 +18,7 @@ claims![
     a_bucket_that_is_missing_is_named,
     pods_come_after_bucket_and_schema,
     a_bad_url_is_cured_by_the_next_change,
+    a_refused_rebuild_is_tried_again_when_its_owner_asks_again,
 ];
 
 async fn a_new_column_is_added_to_an_older_table(space: &mut Space) -> Operator {
@@ -134,6 +137,38 @@ async fn a_bad_url_is_cured_by_the_next_change(space: &mut Space) -> Operator {
     let condition = space.condition("SchemaReady", "False", None).await;
     space.expect_event(&condition.reason);
     space.change_spec(json!({"clickhouse": {"url": space.world.front.url()}})).await;
+    space.is_ready().await;
+    operator
+}
+
+async fn a_refused_rebuild_is_tried_again_when_its_owner_asks_again(space: &mut Space) -> Operator {
+    const MANIFEST: &str = "_spillway/manifest.json";
+    const ANNOTATION: &str = "spillway.dev/rebuild-manifest";
+    let ask = |value: Option<&'static str>| json!({"metadata": {"annotations": {ANNOTATION: value}}});
+    let operator = space.ready_pipeline().await;
+    let bucket = space.open_bucket().await;
+    let damaged = "_spillway/batches/1-00000001.json".to_owned();
+    bucket.put_if_absent(&damaged, "{".into(), &PutMeta::default()).await.expect("a damaged list");
+    bucket.delete_many(&[MANIFEST.to_owned()]).await.expect("the manifest is deleted");
+    space.expect_event("ManifestLost");
+    space.change::<LogPipeline>(NAME, ask(Some("true"))).await;
+    let refused = space.condition("BucketReady", "False", Some("ManifestLost")).await.message;
+    assert!(refused.contains(&damaged) && refused.contains("off and set it again"), "{refused}");
+
+    // Mended. A failure that waiting may mend would be tried again after 5 s.
+    bucket.delete_many(&[damaged]).await.expect("the damaged list is deleted");
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    assert!(space.manifest().await.is_none(), "tried again although nobody asked");
+    // So fast that the operator may see only the second.
+    space.change::<LogPipeline>(NAME, ask(None)).await;
+    space.change::<LogPipeline>(NAME, ask(Some("true"))).await;
+    space.condition("BucketReady", "True", None).await;
+    space
+        .sees("the annotation to be taken off", NAME, |pipeline: &LogPipeline| {
+            let annotations = pipeline.metadata.annotations.as_ref();
+            annotations.is_none_or(|all| !all.contains_key(ANNOTATION)).then_some(())
+        })
+        .await;
     space.is_ready().await;
     operator
 }
