@@ -11,6 +11,11 @@ pub(crate) enum ApiError {
     Timeout { what: String },
     #[error("{what}: {}", message(.source))]
     Kube { what: String, source: Box<kube::Error> },
+    /// By what the resource allows, which an older one does less.
+    #[error(
+        "{what}: it is refused, as by a resource logpipelines.spillway.dev that is older than the operator; upgrade it (kubectl apply --server-side --force-conflicts -f crds/logpipelines.yaml, see docs/install.md): {message}"
+    )]
+    StatusRefused { what: String, message: String },
     /// An object that the plan was made without.
     #[error("{what} is there and was not known; planning again")]
     Unseen { what: String },
@@ -25,6 +30,7 @@ impl ApiError {
             Self::Timeout { .. } => "ApiTimeout",
             Self::Json { .. } => "Unwritable",
             Self::Unseen { .. } => "Conflict",
+            Self::StatusRefused { .. } => "StatusRefused",
             Self::Kube { source, .. } => match &**source {
                 kube::Error::Api(status) if status.is_conflict() => "Conflict",
                 kube::Error::Api(status) if status.is_forbidden() => "Forbidden",
@@ -42,8 +48,24 @@ impl ApiError {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Self::Timeout { .. } | Self::Json { .. } | Self::Unseen { .. } => None,
+            Self::Timeout { .. } | Self::Json { .. } | Self::Unseen { .. } | Self::StatusRefused { .. } => {
+                None
+            }
         }
+    }
+
+    /// An error of a status write. What the schema lacks is refused as 500, without a reason (kubernetes#139253).
+    pub(crate) fn of_status(self) -> Self {
+        match self.status() {
+            Some(status) if status.is_invalid() || status.message.contains("typed patch object") => {
+                Self::StatusRefused { what: "write the status".to_owned(), message: status.message.clone() }
+            }
+            _ => self,
+        }
+    }
+
+    pub(crate) fn is_refused_status(&self) -> bool {
+        matches!(self, Self::StatusRefused { .. })
     }
 
     /// Somebody else was faster: try again soon.
@@ -89,5 +111,31 @@ pub(crate) async fn call<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(ApiError::Kube { what, source: Box::new(source) }),
         Err(_) => Err(ApiError::Timeout { what }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_the_resource_does_not_allow_names_it_and_what_to_do() {
+        let unknown = "failed to create typed patch object (team/logs; spillway.dev/v1alpha1, Kind=LogPipeline): .status.lag: field not declared in schema";
+        for (code, reason, message, refused) in [
+            (500, "", unknown, true),
+            (400, "BadRequest", unknown, true),
+            (422, "Invalid", "status.lag: Too long", true),
+            (409, "Conflict", "the object has been modified", false),
+            (404, "NotFound", "not found", false),
+            (500, "InternalError", "etcdserver: no leader", false),
+        ] {
+            let status = kube::core::Status::failure(message, reason).with_code(code);
+            let source = Box::new(kube::Error::Api(Box::new(status)));
+            let error = ApiError::Kube { what: "write the status".to_owned(), source }.of_status();
+            assert_eq!(error.is_refused_status(), refused, "{code} {message}");
+            let said = error.to_string();
+            assert!(said.contains(message), "{said}");
+            assert_eq!(said.contains("logpipelines.spillway.dev") && said.contains("kubectl apply"), refused);
+        }
     }
 }

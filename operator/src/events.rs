@@ -25,6 +25,8 @@ pub(crate) enum Reason {
     CleanedUp,
     CleanupFailed,
     CleanupGivenUp,
+    /// By the API server, because the resource doesn't allow it.
+    StatusRefused,
 }
 
 impl Reason {
@@ -36,7 +38,7 @@ impl Reason {
             | Self::Kept
             | Self::CleaningUp
             | Self::CleanedUp => EventType::Normal,
-            Self::CleanupFailed | Self::CleanupGivenUp => EventType::Warning,
+            Self::CleanupFailed | Self::CleanupGivenUp | Self::StatusRefused => EventType::Warning,
         }
     }
 
@@ -45,6 +47,7 @@ impl Reason {
             Self::BucketChanged => "ConfigureBucket",
             Self::SchemaChanged => "ApplySchema",
             Self::ManifestRebuilt => "RebuildManifest",
+            Self::StatusRefused => "Reconcile",
             Self::Kept | Self::CleaningUp | Self::CleanedUp | Self::CleanupFailed | Self::CleanupGivenUp => {
                 "Delete"
             }

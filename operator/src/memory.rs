@@ -45,6 +45,8 @@ pub(crate) struct Memory {
 
 /// What came of the steps outside of the cluster.
 #[derive(Clone, Default)]
+    /// The API server refused the last one, and people were told.
+    pub(crate) status_refused: bool,
 pub(crate) struct Steps {
     pub(crate) bucket: Option<Attempt>,
     pub(crate) schema: Option<Attempt>,

@@ -205,8 +205,13 @@ pub(super) async fn write_status(
     status: LogPipelineStatus,
 ) -> Result<(), ApiError> {
     let json = |source| ApiError::Json { what: "write the status".to_owned(), source };
-    let version = apply_status(ctx, target, serde_json::to_value(&status).map_err(json)?).await?;
-    memory.status = Some((version, status));
+    let written = apply_status(ctx, target, serde_json::to_value(&status).map_err(json)?).await;
+    let refused = written.as_ref().err().filter(|error| error.is_refused_status());
+    if let Some(error) = refused.filter(|_| !memory.status_refused) {
+        events::publish(ctx, &target.reference, events::Reason::StatusRefused, error.to_string()).await;
+    }
+    memory.status_refused = refused.is_some();
+    memory.status = Some((written?, status));
     Ok(())
 }
 
@@ -226,7 +231,8 @@ async fn apply_status(ctx: &Ctx, target: &Target, status: serde_json::Value) -> 
     let api: Api<DynamicObject> = target.objects(&ctx.client, &resource);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     let patch = Patch::Apply(&value);
-    let written = call("write the status", api.patch_status(&target.name, &parameters, &patch)).await?;
+    let written = call("write the status", api.patch_status(&target.name, &parameters, &patch)).await;
+    let written = written.map_err(ApiError::of_status)?;
     ctx.metrics.wrote("LogPipeline", "status");
     Ok(written.metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0))
 }

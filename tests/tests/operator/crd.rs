@@ -5,6 +5,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use spillway_crds::LogPipeline;
+use spillway_tests::kubernetes::control_plane::install_crd;
 use spillway_tests::kubernetes::pipelines::{self, NAME, merge};
 use spillway_tests::kubernetes::space::Space;
 
@@ -184,6 +185,7 @@ mod functions {
         a_null_is_refused_by_the_name_of_its_field,
         an_unknown_field_is_refused_by_a_strict_client,
         get_shows_the_columns,
+        a_status_that_an_older_resource_refuses_is_told_with_what_to_do,
     ];
 
     async fn every_rule_of_the_crd_is_among_those_shown(_: &mut Space) {
@@ -268,6 +270,26 @@ mod functions {
         assert_eq!(columns, ["NAME", "READY", "INGEST", "BACKLOG", "LAG", "SYNCER", "AGE"], "{shown}");
         let by_category = kubectl(space, &["get", "spillway", "--namespace", &space.namespace]);
         assert!(by_category.contains(NAME), "{by_category}");
+    }
+
+    async fn a_status_that_an_older_resource_refuses_is_told_with_what_to_do(space: &mut Space) {
+        let crd = std::fs::read_to_string(CRD).unwrap();
+        let mut older: Value = serde_saphyr::from_str(&crd).unwrap();
+        let schema = &mut older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        schema["status"]["properties"].as_object_mut().unwrap().remove("ingest").expect("a field");
+        // Others keep theirs.
+        let beside = space.world.beside().await;
+        let admin = beside.control_plane.admin().await;
+        install_crd(&admin, &serde_saphyr::to_string(&older).unwrap()).await;
+        let mut place = beside.space("older").await;
+        place.create(&pipelines::pipeline(&place)).await;
+        let _operator = place.operator().await;
+        let told = place.told("StatusRefused", NAME).await;
+        for said in ["logpipelines.spillway.dev", "kubectl apply --server-side", ".status.ingest"] {
+            assert!(told.contains(said), "{told}");
+        }
+        install_crd(&admin, &crd).await;
+        place.is_ready().await;
     }
 
     /// What kubectl says, on both outputs.
