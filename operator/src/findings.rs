@@ -8,7 +8,8 @@ use crate::{
     gate::Decision,
     inventory::Rollout,
     kinds::Id,
-    lag::Progress,
+    lag::{Progress, rounded},
+    outside::progress::Staged,
     plan::Note,
 };
 
@@ -173,8 +174,12 @@ pub(crate) fn paused(parts: Vec<(Type, Finding)>, said: &[Condition]) -> Vec<(Ty
     all
 }
 
-/// All conditions, Ready first.
-pub(crate) fn all(parts: Vec<(Type, Finding)>, suspend: bool) -> Vec<(Type, Finding)> {
+/// All conditions, Ready first. `staged`: what is left of a suspended pipeline, once its last ingest pod has gone.
+pub(crate) fn all(
+    parts: Vec<(Type, Finding)>,
+    suspend: bool,
+    staged: Option<Staged>,
+) -> Vec<(Type, Finding)> {
     let mut whole = ready(&parts);
     if suspend {
         let stopped = |(type_, finding): &(Type, Finding)| {
@@ -184,21 +189,52 @@ pub(crate) fn all(parts: Vec<(Type, Finding)>, suspend: bool) -> Vec<(Type, Find
         let (reason, message) = if parts.iter().all(stopped) {
             (
                 Reason::Suspended,
-                "ingest is stopped and everything is loaded; set spec.suspend: false to go on",
+                "ingest is stopped and everything is loaded; set spec.suspend: false to go on".to_owned(),
             )
         } else {
-            (Reason::Suspending, "ingest ends, then the syncer loads what is left")
+            (Reason::Suspending, suspending(staged))
         };
-        whole = Finding { status: Truth::False, reason, message: message.to_owned() };
+        whole = Finding { status: Truth::False, reason, message };
     }
     let mut all = vec![(Type::Ready, whole)];
     all.extend(parts);
     all
 }
 
+fn suspending(staged: Option<Staged>) -> String {
+    match staged {
+        None => "ingest ends, then the syncer loads what is left".to_owned(),
+        Some(Staged { objects: 0, .. }) => "everything is loaded, and the syncer ends".to_owned(),
+        Some(Staged { objects, at_least }) => {
+            let more = if at_least { "at least " } else { "" };
+            let plural = if objects == 1 { "" } else { "s" };
+            format!(
+                "ingest has ended, and the syncer loads what is left: {more}{} staged object{plural}, deleted syncer.deleteGrace after they are loaded",
+                rounded(objects)
+            )
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_suspended_pipeline_waits_for_is_said() {
+        let staged = |objects, at_least| Some(Staged { objects, at_least });
+        for (staged, said) in [
+            (None, "ingest ends"),
+            (staged(12, false), "left: 12 staged objects"),
+            // In few words, that change seldom.
+            (staged(987, true), "left: at least 990 staged objects"),
+            (staged(0, false), "everything is loaded"),
+        ] {
+            let ready =
+                all(vec![(Type::IngestAvailable, Finding::bad(Reason::Suspending, ""))], true, staged);
+            assert!(ready[0].1.message.contains(said), "{ready:?}");
+        }
+    }
 
     fn rollout(wanted: i32, available: i32) -> Rollout {
         Rollout { wanted, available, pods: wanted, updated: wanted, current: true, ..Rollout::default() }
@@ -262,7 +298,7 @@ mod tests {
             lag: String::new(),
             empty: true,
             stale,
-            late: false,
+            held_up: false,
             trouble,
         };
         let fault = Some(crate::lag::Trouble { reason: "ServerAtFault", message: String::new() });
@@ -295,7 +331,7 @@ mod tests {
             (good(), true, Truth::False, Reason::Suspending),
             (stopped, true, Truth::False, Reason::Suspended),
         ] {
-            let ready = all(parts, suspend).remove(0).1;
+            let ready = all(parts, suspend, None).remove(0).1;
             assert_eq!((ready.status, ready.reason), (status, reason));
         }
     }

@@ -22,8 +22,8 @@ pub(crate) struct Progress {
     pub(crate) empty: bool,
     /// The file is older than [`STALE`].
     pub(crate) stale: bool,
-    /// Records wait after a failure, or for longer than loading ever takes them while all is well.
-    pub(crate) late: bool,
+    /// Records wait, and it may be for ClickHouse.
+    pub(crate) held_up: bool,
     /// Why the syncer can't go on, in words for a person.
     pub(crate) trouble: Option<Trouble>,
 }
@@ -59,9 +59,37 @@ pub(crate) fn progress(status: &Status, now: UnixMs) -> Progress {
         lag: lag_text(if empty { 0.0 } else { status.lag_seconds + waited }),
         empty,
         stale: age > STALE,
-        late: overdue || (!empty && status.last_error.is_some()),
+        held_up: !empty && may_be_clickhouse(status, overdue, age > STALE),
         trouble: trouble(status, overdue),
     }
+}
+
+/// What the syncer's failures are called that lie with an object. Each holds up its own records for as long as nobody
+/// mends it, however well the server is.
+const OF_OBJECTS: [&str; 6] = [
+    "ObjectUnreadable",
+    "ObjectVanished",
+    "ObjectsReturned",
+    "ObjectPartlyLoaded",
+    "EncodeFailed",
+    "ControlObject",
+];
+
+/// Whether ClickHouse may be why something waits. Only the newest failure is told, so a batch that stands still with it
+/// counts as well, whatever that failure was.
+fn may_be_clickhouse(status: &Status, overdue: bool, stale: bool) -> bool {
+    if status.manifest_lost {
+        return false;
+    }
+    let failed = status.last_error.as_ref().is_some_and(|error| !OF_OBJECTS.contains(&error.reason.as_str()));
+    let stands = overdue && status.open_batches > 0 && status.loaded_per_second <= 0.0;
+    stale || failed || stands
+}
+
+/// Whether what was read speaks of the syncer that is to run now. `idle_for`: how long ago none was to. An old file is one
+/// from before until the new syncer has had the time to write: nobody has measured the lag meanwhile.
+pub(crate) fn is_of_now(progress: &Progress, idle_for: Option<Duration>) -> bool {
+    !progress.stale || idle_for.is_none_or(|ago| ago > STALE)
 }
 
 fn trouble(status: &Status, overdue: bool) -> Option<Trouble> {
@@ -153,49 +181,109 @@ mod tests {
     }
 
     #[test]
+    fn an_old_file_speaks_of_a_new_syncer_only_when_that_had_time_to_write() {
+        let (old, fresh) = (UnixMs(9_000_000), UnixMs(9_000));
+        let status = Status { at: 0, backlog_objects: 3, lag_seconds: 60.0, ..Status::default() };
+        for (now, idle_for, told) in [
+            (old, None, true),
+            (old, Some(0), false),
+            (old, Some(120), false),
+            (old, Some(121), true),
+            (fresh, None, true),
+            (fresh, Some(0), true),
+        ] {
+            let idle_for = idle_for.map(Duration::from_secs);
+            assert_eq!(is_of_now(&progress(&status, now), idle_for), told, "{now:?} {idle_for:?}");
+        }
+    }
+
+    #[test]
     fn an_idle_pipeline_has_no_lag_however_old_its_file() {
         let idle = progress(&Status { at: 0, lag_seconds: 3.0, ..Status::default() }, UnixMs(9_000_000));
         assert_eq!((idle.lag.as_str(), idle.empty), ("<10s", true));
         assert_eq!(idle.backlog, Backlog::default());
     }
 
-    #[test]
-    fn records_that_wait_for_a_minute_are_late() {
-        let waiting = |lag_seconds| Status { backlog_objects: 1, lag_seconds, ..Status::default() };
-        assert!(!progress(&waiting(59.0), UnixMs(0)).late);
-        assert!(progress(&waiting(60.0), UnixMs(0)).late);
-        assert!(!progress(&Status { lag_seconds: 90.0, ..Status::default() }, UnixMs(0)).late);
+    fn failure(reason: &str) -> LastError {
+        LastError {
+            at: UnixMs(0),
+            step: "insert".to_owned(),
+            reason: reason.to_owned(),
+            message: "no route".to_owned(),
+        }
     }
 
     #[test]
-    fn a_failure_makes_what_waits_late_at_once_and_is_trouble_when_nothing_is_loaded_for_a_minute() {
-        let error = LastError {
-            at: UnixMs(0),
-            step: "insert".to_owned(),
-            reason: "Unreachable".to_owned(),
-            message: "no route".to_owned(),
-        };
-        for (objects, lag_seconds, failed, loaded_per_second, late, in_trouble) in [
-            (0, 0.0, true, 0.0, false, false),
-            (1, 2.0, false, 0.0, false, false),
-            (1, 2.0, true, 0.0, true, false),
-            (1, 60.0, false, 0.0, true, false),
-            (1, 60.0, true, 0.0, true, true),
+    fn clickhouse_is_suspected_of_what_it_may_have_held_up_and_of_nothing_else() {
+        let (away, object) = (Some("Unreachable"), Some("ObjectUnreadable"));
+        for (what, backlog_objects, open_batches, lag_seconds, failed, loaded_per_second, suspected) in [
+            ("nothing waits", 0, 0, 90.0, away, 0.0, false),
+            ("staged a moment ago", 1, 1, 2.0, None, 0.0, false),
+            ("a failure", 1, 1, 2.0, away, 0.0, true),
+            ("a failure before anything was planned", 1, 0, 2.0, away, 0.0, true),
+            ("a failure amid a backlog that is worked off", 1, 1, 60.0, away, 5.0, true),
+            ("a batch that stands", 0, 1, 60.0, None, 0.0, true),
+            ("a batch that stood for less", 0, 1, 59.0, None, 0.0, false),
+            ("an object that can't be read", 1, 0, 9_000.0, object, 0.0, false),
+            ("such an object, and its last failure is long ago", 1, 0, 9_000.0, None, 0.0, false),
+            ("such an object, while others are loaded", 1, 2, 9_000.0, object, 5.0, false),
+            ("such an object, and others stand still", 1, 2, 9_000.0, object, 0.0, true),
+        ] {
+            let status = Status {
+                backlog_objects,
+                open_batches,
+                lag_seconds,
+                loaded_per_second,
+                last_error: failed.map(failure),
+                ..Status::default()
+            };
+            assert_eq!(progress(&status, UnixMs(0)).held_up, suspected, "{what}");
+            // A syncer that waits for ClickHouse at its start writes nothing.
+            let stale = progress(&status, UnixMs(200_000));
+            assert_eq!(stale.held_up, !stale.empty, "{what}, stale");
+            // It waits for its manifest.
+            let lost = Status { manifest_lost: true, ..status };
+            assert!(!progress(&lost, UnixMs(200_000)).held_up, "{what}, without a manifest");
+        }
+    }
+
+    #[test]
+    fn what_lies_with_an_object_is_known_by_the_syncers_names_for_it() {
+        use spillway_syncer::{batch::BatchId, work::WorkError};
+        let (batch, key, message) = (BatchId { epoch: 1, number: 1 }, String::new, String::new);
+        let all = [
+            WorkError::Unreadable { keys: Vec::new(), error: message() },
+            WorkError::Vanished { key: key(), batch },
+            WorkError::AllReturned(1),
+            WorkError::Encode { batch, message: message() },
+            WorkError::Control { key: key(), message: message() },
+        ];
+        for error in all {
+            assert!(OF_OBJECTS.contains(&error.reason()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_trouble_when_nothing_is_loaded_for_a_minute() {
+        for (objects, lag_seconds, failed, loaded_per_second, in_trouble) in [
+            (0, 0.0, true, 0.0, false),
+            (1, 2.0, true, 0.0, false),
+            (1, 60.0, false, 0.0, false),
+            (1, 60.0, true, 0.0, true),
             // A backlog that is being worked off.
-            (1, 60.0, true, 5.0, true, false),
+            (1, 60.0, true, 5.0, false),
         ] {
             let status = Status {
                 backlog_objects: objects,
                 lag_seconds,
                 loaded_per_second,
-                last_error: failed.then(|| error.clone()),
+                last_error: failed.then(|| failure("Unreachable")),
                 ..Status::default()
             };
-            let progress = progress(&status, UnixMs(0));
-            let said = progress.trouble.is_some_and(|trouble| {
+            let said = progress(&status, UnixMs(0)).trouble.is_some_and(|trouble| {
                 trouble.reason == "NotLoading" && trouble.message.contains("no route")
             });
-            assert_eq!((progress.late, said), (late, in_trouble), "{status:?}");
+            assert_eq!(said, in_trouble, "{status:?}");
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     apply::Pace, backoff, cleanup::Course, conditions::Finding, drift::Applied, kinds::Id, lag::Progress,
+    outside::progress::Staged,
 };
 
 #[derive(Default)]
@@ -32,21 +33,32 @@ pub(crate) struct Memory {
     /// Since when the pipeline is not Ready and nothing new was said of it.
     pub(crate) unready_since: Option<Instant>,
     pub(crate) reading: Option<Reading>,
-    /// While suspended: nothing staged was left after the last ingest pod had gone.
+    /// While suspended: nothing staged was left after the last ingest pod had gone. `None`: nobody could look.
     pub(crate) drained: Option<bool>,
+    /// What was left then.
+    pub(crate) staged: Option<Staged>,
+    /// When the syncer's Deployment was last seen to want no pods.
+    pub(crate) idle: Option<Instant>,
     pub(crate) pace: Pace,
     /// When objects that aren't wanted any more were last looked for.
     pub(crate) swept: Option<Instant>,
     /// The status as last written, and its resourceVersion: the watch may not have brought it yet.
     pub(crate) status: Option<(u64, LogPipelineStatus)>,
     pub(crate) progress_written: Option<Instant>,
+    /// The API server refused the last one, and people were told.
+    pub(crate) status_refused: bool,
     pub(crate) course: Course,
+}
+
+impl Memory {
+    /// How long ago no syncer was to run; `None`: that was never seen.
+    pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
+        self.idle.map(|at| now.duration_since(at))
+    }
 }
 
 /// What came of the steps outside of the cluster.
 #[derive(Clone, Default)]
-    /// The API server refused the last one, and people were told.
-    pub(crate) status_refused: bool,
 pub(crate) struct Steps {
     pub(crate) bucket: Option<Attempt>,
     pub(crate) schema: Option<Attempt>,
@@ -145,6 +157,34 @@ pub(crate) fn attempt(
     Attempt { inputs, at: now, failures, finding, patient, doubted: false }
 }
 
+/// How a suspended pipeline stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspension {
+    /// It is not.
+    No,
+    /// Ingest ends, and what is staged is loaded.
+    Emptying,
+    /// All is loaded, which the plan didn't know yet.
+    Emptied,
+    Rests,
+}
+
+/// Between looks at a bucket that is awaited to be empty, and at pods that are on their way out: no watch tells of either.
+const AWAITING: Duration = Duration::from_secs(5);
+
+/// When to look again. `unready_for`: while the pipeline is not Ready.
+pub(crate) fn next(suspension: Suspension, unready_for: Option<Duration>, tick: Duration) -> Duration {
+    match (suspension, unready_for) {
+        (Suspension::Emptied, _) => AT_ONCE,
+        (Suspension::Emptying, _) => tick.min(AWAITING),
+        (Suspension::No, Some(unready_for)) => next_look(unready_for, tick),
+        (Suspension::No | Suspension::Rests, _) => tick,
+    }
+}
+
+/// A moment for what the watches have to bring.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// Between looks at a pipeline that isn't Ready: as long as it has been so, since what is seldom there at once is
 /// seldom there a second later. What isn't watched, such as who holds its Lease, is seen in time this way.
 pub(crate) fn next_look(unready_for: Duration, tick: Duration) -> Duration {
@@ -187,6 +227,24 @@ mod tests {
             assert_eq!(next_look(Duration::from_secs(unready_for), tick).as_secs(), wait, "{unready_for}");
         }
         assert_eq!(next_look(Duration::ZERO, Duration::from_secs(1)).as_secs(), 1);
+    }
+
+    #[test]
+    fn a_suspended_pipeline_is_looked_at_often_while_it_empties_and_seldom_when_it_rests() {
+        let unready = Some(Duration::from_secs(3_600));
+        for (suspension, unready_for, seconds) in [
+            (Suspension::No, None, 60),
+            (Suspension::No, Some(Duration::from_secs(4)), 4),
+            (Suspension::Emptying, unready, 5),
+            // Or the syncer would run on for a tick.
+            (Suspension::Emptied, unready, 1),
+            (Suspension::Rests, unready, 60),
+            (Suspension::Rests, Some(Duration::ZERO), 60),
+        ] {
+            let wait = next(suspension, unready_for, Duration::from_secs(60));
+            assert_eq!(wait.as_secs(), seconds, "{suspension:?} {unready_for:?}");
+        }
+        assert_eq!(next(Suspension::Emptying, None, Duration::from_secs(2)).as_secs(), 2);
     }
 
     #[test]
@@ -233,7 +291,6 @@ mod tests {
             assert_eq!(is_due(last, inputs, begin + Duration::from_secs(seconds), RESYNC), due, "{what}");
         }
     }
-}
 
     #[test]
     fn a_doubt_hurries_what_was_found_good_and_nothing_that_waits_for_its_owner() {
@@ -253,3 +310,4 @@ mod tests {
             assert_eq!(is_due(Some(&last), 1, now, RESYNC), due, "{what}");
         }
     }
+}

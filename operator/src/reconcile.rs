@@ -22,7 +22,7 @@ use crate::{
     errors::ApiError,
     failpoint::failpoint,
     finalizers, findings, gate,
-    memory::{self, Memory},
+    memory::{self, AT_ONCE, Memory, Suspension},
     outside::{self, progress},
     plan::{self, Inputs, Plan, Workload, names},
     pods,
@@ -154,6 +154,7 @@ async fn make_so(
     let image = image::record(ctx, target, pipeline, &seen, memory).await?;
     failpoint("after-image");
     let inputs = inputs(target, &valid, &seen, image, memory);
+    let planned_drained = inputs.observed.drained;
     let plan = match plan::plan(&valid, &inputs) {
         Ok(plan) => plan,
         Err(error) => {
@@ -167,10 +168,11 @@ async fn make_so(
     let applied = apply::apply(ctx, target, &plan, gate, &seen.objects, memory).await;
     failpoint("after-apply");
     let touched = touch(ctx, target, &plan, &applied, memory).await;
-    progress::read_progress(ctx, memory).await;
     look_for_drained(ctx, target, &valid, &seen, memory).await;
+    let rests = is_drained(target, &valid, &seen, memory);
+    progress::read_progress(ctx, memory, rests).await;
     look_for_leader(ctx, target, &mut seen, &names::Scope::of(&valid).syncer()).await;
-    let state = State { target, pipeline, valid: &valid, plan: &plan, seen: &seen };
+    let state = State { target, pipeline, valid: &valid, plan: &plan, seen: &seen, rests };
     say(ctx, &state, memory, &outside, gate, &applied).await?;
     failpoint("after-status");
     finalizer?;
@@ -191,7 +193,8 @@ async fn make_so(
             wait: Some(wait.max(Duration::from_secs(1))),
         });
     }
-    Ok(Action::requeue(next_look(ctx, target, &valid, memory)))
+    let suspension = suspension(valid.suspend, planned_drained, rests);
+    Ok(Action::requeue(next_look(ctx, target, suspension, memory)))
 }
 
 fn unreadable_secrets(seen: &Dereferenced) -> Failed {
@@ -212,14 +215,29 @@ fn last_word(status: &LogPipelineStatus, type_: Type) -> Option<&str> {
 
 /// At once where something speaks against what was found outside; while a suspended pipeline empties itself, or one is
 /// not Ready, more often than else.
-fn next_look(ctx: &Ctx, target: &Target, valid: &ValidatedPipeline, memory: &Memory) -> Duration {
-    let tick = jittered(ctx.config.tick, &target.uid);
-    match memory.unready_since {
-        _ if memory.running.is_none() && memory.outside.doubted() => Duration::from_secs(1),
-        _ if valid.suspend && memory.drained != Some(true) => tick.min(Duration::from_secs(10)),
-        Some(since) if !valid.suspend => memory::next_look(since.elapsed(), tick),
-        _ => tick,
+fn next_look(ctx: &Ctx, target: &Target, suspension: Suspension, memory: &Memory) -> Duration {
+    if memory.running.is_none() && memory.outside.doubted() {
+        return AT_ONCE;
     }
+    let unready_for = memory.unready_since.map(|since| since.elapsed());
+    memory::next(suspension, unready_for, jittered(ctx.config.tick, &target.uid))
+}
+
+/// By what the plan was made for, and what was found after it.
+fn suspension(suspend: bool, planned_drained: bool, drained: bool) -> Suspension {
+    match (suspend, planned_drained, drained) {
+        (false, ..) => Suspension::No,
+        (true, _, false) => Suspension::Emptying,
+        (true, false, true) => Suspension::Emptied,
+        (true, true, true) => Suspension::Rests,
+    }
+}
+
+/// Whether a suspended pipeline needs no syncer any more. Right after a start the syncer's own number is what is known.
+fn is_drained(target: &Target, valid: &ValidatedPipeline, seen: &Dereferenced, memory: &Memory) -> bool {
+    let syncer = names::Scope::of(valid).syncer();
+    let idle = || seen.rollout(&syncer, &target.uid).is_some_and(|rollout| rollout.wanted == 0);
+    valid.suspend && memory.drained.unwrap_or_else(idle)
 }
 
 fn inputs(
@@ -233,8 +251,6 @@ fn inputs(
     let workload = |name: &str| -> Option<Workload> {
         seen.rollout(name, &target.uid).map(|rollout| rollout.workload.clone())
     };
-    // Right after a start the syncer's own number is what is known.
-    let rests = seen.rollout(&scope.syncer(), &target.uid).is_some_and(|rollout| rollout.wanted == 0);
     Inputs {
         image,
         secrets: seen.secrets.clone(),
@@ -243,7 +259,7 @@ fn inputs(
         observed: plan::Observed {
             ingest: workload(&scope.ingest()),
             syncer: workload(&scope.syncer()),
-            drained: valid.suspend && memory.drained.unwrap_or(rests),
+            drained: is_drained(target, valid, seen, memory),
         },
     }
 }
@@ -271,25 +287,53 @@ async fn look_for_drained(
     memory: &mut Memory,
 ) {
     let scope = names::Scope::of(valid);
+    if seen.rollout(&scope.syncer(), &target.uid).is_some_and(|rollout| rollout.wanted == 0) {
+        memory.idle = Some(Instant::now());
+    }
     let stopped = seen
         .rollout(&scope.ingest(), &target.uid)
         .is_some_and(|rollout| rollout.current && rollout.wanted == 0 && rollout.pods == 0);
+    let before = memory.drained;
     if !valid.suspend || !stopped {
         memory.drained = Some(false);
-        return;
+        memory.staged = None;
+    } else if before != Some(true) {
+        // A Deployment counts no pods that are on their way out, and those still write.
+        match pods::any(ctx, target, names::Component::Ingest).await {
+            Ok(true) => memory.drained = Some(false),
+            Ok(false) => {
+                memory.staged = progress::staged(ctx, memory).await;
+                // Who can't look knows no better than before: a pipeline at rest stays so.
+                memory.drained = memory.staged.map_or(before, |staged| Some(staged.objects == 0));
+            }
+            Err(error) => tracing::debug!(pipeline = target.name, namespace = target.namespace, "{error}"),
+        }
     }
-    if memory.drained == Some(true) {
-        return;
+    if (before == Some(true)) != (memory.drained == Some(true)) {
+        // It is of a syncer that ends, or from before the one that begins.
+        memory.reading = None;
     }
-    // A Deployment counts no pods that are on their way out, and those still write.
-    let writing = pods::any(ctx, target, names::Component::Ingest).await;
-    let drained = matches!(writing, Ok(false)) && progress::nothing_staged(ctx, memory).await;
-    memory.drained = Some(drained);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_suspended_pipeline_is_planned_again_when_it_is_seen_to_be_empty() {
+        for (suspend, planned, found, expected) in [
+            (false, false, false, Suspension::No),
+            // Resumed.
+            (false, true, false, Suspension::No),
+            (true, false, false, Suspension::Emptying),
+            (true, false, true, Suspension::Emptied),
+            (true, true, true, Suspension::Rests),
+            // Something was staged while nobody looked.
+            (true, true, false, Suspension::Emptying),
+        ] {
+            assert_eq!(suspension(suspend, planned, found), expected, "{suspend} {planned} {found}");
+        }
+    }
 
     #[test]
     fn conflicts_are_repeated_at_once_and_like_failures_when_they_go_on() {

@@ -13,8 +13,8 @@ pub(crate) struct Facts {
     /// Ingest pods that there are, ready ones, and the selector, once the Deployment is there.
     pub(crate) ingest: Option<Ingest>,
     pub(crate) syncer_holder: Option<String>,
-    /// `None`: not known now, what was known stays.
-    pub(crate) progress: Option<(Backlog, String)>,
+    /// Backlog and lag, of which there is none while no syncer is to run. `None`: not known now, what was known stays.
+    pub(crate) progress: Option<(Backlog, Option<String>)>,
     /// Whether a change of the progress alone is worth a write; once a minute it is.
     pub(crate) progress_due: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) fn next(
         && (!progress_only || facts.progress_due)
     {
         new.backlog = Some(backlog);
-        new.lag = Some(lag);
+        new.lag = lag;
     }
     (new != *old).then_some((new, changes))
 }
@@ -89,8 +89,8 @@ mod tests {
         Timestamp::from_second(1_000).unwrap()
     }
 
-    fn progress(objects: i64) -> Option<(Backlog, String)> {
-        Some((Backlog { objects, ..Backlog::default() }, "<10s".to_owned()))
+    fn progress(objects: i64) -> Option<(Backlog, Option<String>)> {
+        Some((Backlog { objects, ..Backlog::default() }, Some("<10s".to_owned())))
     }
 
     #[test]
@@ -147,6 +147,20 @@ mod tests {
         let holder = Some("pod-1".to_owned());
         let (new, _) = next(&old, &[], Facts { syncer_holder: holder, ..facts(false) }, now()).unwrap();
         assert_eq!(new.backlog.map(|backlog| backlog.objects), Some(7));
+    }
+
+    #[test]
+    fn a_pipeline_at_rest_has_no_lag_and_is_written_once() {
+        let facts = |progress| Facts { progress, progress_due: true, ..Facts::default() };
+        let (before, _) = next(&LogPipelineStatus::default(), &[], facts(progress(7)), now()).unwrap();
+        let rest = || facts(Some((Backlog::default(), None)));
+        let (resting, _) = next(&before, &[], rest(), now()).unwrap();
+        assert_eq!((resting.lag.as_deref(), &resting.backlog), (None, &Some(Backlog::default())));
+        assert_eq!(next(&resting, &[], rest(), now()), None);
+        // Released: so it stays until a syncer tells.
+        assert_eq!(next(&resting, &[], facts(None), now()), None);
+        let (released, _) = next(&resting, &[], facts(progress(2)), now()).unwrap();
+        assert_eq!(released.lag.as_deref(), Some("<10s"));
     }
 
     #[test]

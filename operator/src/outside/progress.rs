@@ -17,8 +17,9 @@ use crate::{
 
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// Reads what the syncer says of itself, at most once per tick, or more often while the pipeline isn't Ready.
-pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
+/// Reads what the syncer says of itself, at most once per tick, or more often while the pipeline isn't Ready. `rests`: no
+/// syncer is to run, so that what it said last speaks of nothing any more.
+pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory, rests: bool) {
     let now = Instant::now();
     // A little less than the tick, which would else miss every second beat.
     let tick =
@@ -32,8 +33,6 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
     // Next time, when fewer wait.
     let Ok(_seat) = ctx.waiting.try_acquire() else { return };
     let read = timeout(READ_LIMIT, open.bucket.get(STATUS_KEY)).await;
-    // No syncer runs, so that what it said last speaks of nothing any more.
-    let rests = memory.drained == Some(true);
     let known = memory.reading.take().and_then(|reading| reading.progress);
     let progress = match read {
         Ok(Ok(Some((bytes, _)))) => {
@@ -54,13 +53,14 @@ pub(crate) async fn read_progress(ctx: &Ctx, memory: &mut Memory) {
             known
         }
     };
-    let told = progress.as_ref().filter(|_| !rests);
-    // Nothing is loaded: is there a server at all?
-    if told.is_some_and(|progress: &lag::Progress| progress.late || (progress.stale && !progress.empty)) {
+    let progress = progress.filter(|progress| !rests && lag::is_of_now(progress, memory.idle_for(now)));
+    // Is there a server at all?
+    if progress.as_ref().is_some_and(|progress| progress.held_up) {
         doubt(memory.outside.schema.as_mut(), now);
     }
     // The syncer says so and waits; what is to be done about it is in the bucket's condition.
-    if told.and_then(|progress| progress.trouble.as_ref()).is_some_and(Trouble::is_lost_manifest) {
+    let trouble = progress.as_ref().and_then(|progress| progress.trouble.as_ref());
+    if trouble.is_some_and(Trouble::is_lost_manifest) {
         doubt(memory.outside.manifest.as_mut(), now);
     }
     memory.reading = Some(Reading { at: now, progress });
@@ -78,23 +78,27 @@ fn is_staged(key: &str) -> bool {
     matches!(ObjectKey::parse(key), Ok(_) | Err(KeyError::Version { .. }))
 }
 
-/// Whether nothing staged is left. Only what is confirmed in the table is ever deleted, so an empty bucket says
-/// that everything is loaded.
-pub(crate) async fn nothing_staged(ctx: &Ctx, memory: &Memory) -> bool {
-    let Some(open) = &memory.outside.opened else { return false };
-    let Ok(_seat) = ctx.waiting.try_acquire() else { return false };
+/// What is staged, as far as the first page with any of it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Staged {
+    pub(crate) objects: u64,
+    /// There may be more of them.
+    pub(crate) at_least: bool,
+}
+
+/// What staged is left. Only what is confirmed in the table is ever deleted, so an empty bucket says that everything is
+/// loaded. `None`: not known now.
+pub(crate) async fn staged(ctx: &Ctx, memory: &Memory) -> Option<Staged> {
+    let open = memory.outside.opened.as_ref()?;
+    let _seat = ctx.waiting.try_acquire().ok()?;
     let mut after: Option<String> = None;
     loop {
-        let Ok(Ok(page)) = timeout(READ_LIMIT, open.bucket.list("", after.as_deref(), 1_000)).await else {
-            return false;
-        };
-        if page.objects.iter().any(|object| is_staged(&object.key)) {
-            return false;
+        let page = timeout(READ_LIMIT, open.bucket.list("", after.as_deref(), 1_000)).await.ok()?.ok()?;
+        let objects = page.objects.iter().filter(|object| is_staged(&object.key)).count() as u64;
+        if objects > 0 || page.next.is_none() {
+            return Some(Staged { objects, at_least: page.next.is_some() });
         }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return true,
-        }
+        after = page.next;
     }
 }
 

@@ -8,7 +8,10 @@ use kube::{
     api::{Patch, PatchParams},
     core::{ApiResource, DynamicObject},
 };
-use spillway_crds::{LogPipeline, ValidatedPipeline, status::LogPipelineStatus};
+use spillway_crds::{
+    LogPipeline, ValidatedPipeline,
+    status::{Backlog, LogPipelineStatus},
+};
 
 use super::{Failed, unplanned::unreadable_secrets};
 use crate::{
@@ -35,6 +38,8 @@ pub(super) struct State<'a> {
     pub(super) valid: &'a ValidatedPipeline,
     pub(super) plan: &'a Plan,
     pub(super) seen: &'a Dereferenced,
+    /// It is suspended, and no syncer is to run.
+    pub(super) rests: bool,
 }
 
 pub(super) async fn say(
@@ -45,7 +50,7 @@ pub(super) async fn say(
     gate: Gate,
     applied: &apply::Outcome,
 ) -> Result<(), Failed> {
-    let State { target, pipeline, valid, plan, seen } = state;
+    let State { target, pipeline, valid, plan, seen, rests } = state;
     let scope = names::Scope::of(valid);
     let part = |component: names::Component, decision: Decision, planned: Option<i32>| {
         let mine = |name: &str| {
@@ -97,10 +102,15 @@ pub(super) async fn say(
         generation: pipeline.metadata.generation,
         ingest: Some(facts_of_ingest(ingest.rollout, &scope)),
         syncer_holder: holder,
-        progress: progress.map(|progress| (progress.backlog.clone(), progress.lag.clone())),
+        progress: match progress {
+            // Nobody measures a lag, and there is none.
+            _ if *rests => (memory.drained == Some(true)).then(|| (Backlog::default(), None)),
+            Some(progress) => Some((progress.backlog.clone(), Some(progress.lag.clone()))),
+            None => None,
+        },
         progress_due: memory.progress_written.is_none_or(|at| at.elapsed() >= ctx.config.tick.mul_f64(0.8)),
     };
-    let mut all = findings::all(parts, valid.suspend);
+    let mut all = findings::all(parts, valid.suspend, memory.staged);
     if unknown {
         // As it was, until that is known.
         all.retain(|(type_, _)| *type_ != Type::Ready);

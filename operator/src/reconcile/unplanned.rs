@@ -44,7 +44,7 @@ pub(super) async fn say_unreadable_secrets(
     let mut parts = vec![(Type::SpecValid, finding)];
     parts.extend(observed_parts(target, pipeline, seen));
     let facts = observed_facts(target, pipeline, seen);
-    let all = findings::all(parts, false);
+    let all = findings::all(parts, false, None);
     settle_status(ctx, target, pipeline, memory, &all, facts).await.map(drop)
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn say_invalid(
     ];
     parts.extend(observed_parts(target, pipeline, seen));
     let facts = observed_facts(target, pipeline, seen);
-    let all = findings::all(parts, false);
+    let all = findings::all(parts, false, None);
     settle_status(ctx, target, pipeline, memory, &all, facts).await?;
     // Only a change of the spec helps, and that is watched.
     Ok(Action::requeue(jittered(ctx.config.resync, &target.uid)))

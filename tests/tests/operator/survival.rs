@@ -8,7 +8,7 @@ use kube::api::DeleteParams;
 use serde_json::json;
 use spillway_bucket::PutMeta;
 use spillway_crds::LogPipeline;
-use spillway_model::object::ObjectKey;
+use spillway_model::{object::ObjectKey, time::UnixMs};
 use spillway_tests::kubernetes::at_rest;
 use spillway_tests::kubernetes::operator::{Operator, Options};
 use spillway_tests::kubernetes::owned::{self, Kind};
@@ -17,6 +17,8 @@ use spillway_tests::kubernetes::space::{PATIENCE, Space};
 use spillway_tests::wait::until;
 
 use crate::claim::{Claim, Kept};
+
+const STATUS: &str = "_spillway/status.json";
 
 /// Where an operator is killed while it makes a pipeline.
 const MAKING: [&str; 11] = [
@@ -255,9 +257,23 @@ mod functions {
             Some(2),
             "stopped before its backlog was loaded"
         );
+        let waits = space.condition("Ready", "False", Some("Suspending")).await.message;
+        assert!(waits.contains("1 staged object,"), "{waits}");
+        // What a syncer said that had no time to say more.
+        let last_word = json!({"version": 1, "at": UnixMs::now().0, "backlogObjects": 3, "lagSeconds": 45.0});
+        let last_word = last_word.to_string().into_bytes().into();
+        bucket.put_if_absent(STATUS, last_word, &PutMeta::default()).await.expect("a status");
+        let lag = |lag: Option<&'static str>| {
+            move |now: &LogPipeline| (now.status.as_ref()?.lag.as_deref() == lag).then_some(())
+        };
+        space.sees("a lag", NAME, lag(Some("45s"))).await;
         bucket.delete_many(&[staged]).await.expect("loaded");
         space.wants("logs-syncer", 0).await;
         space.condition("Ready", "False", Some("Suspended")).await;
+        space.sees("no lag that nobody measures", NAME, lag(None)).await;
+        let status = space.get::<LogPipeline>(NAME).await.status.unwrap_or_default();
+        assert_eq!(status.backlog.map(|backlog| backlog.objects), Some(0));
+        space.is_at_rest().await;
         space.change_spec(json!({"suspend": false})).await;
         space.wants("logs-ingest", 2).await;
         space.wants("logs-syncer", 2).await;
