@@ -159,6 +159,19 @@ pub fn last_batches(spec: &SchemaSpec) -> String {
     )
 }
 
+/// The answer to [`newest_row`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct NewestRow {
+    /// Milliseconds since 1970; 0: the table is empty.
+    pub received_ms: i64,
+}
+
+/// When the row was received that was received last. Reads the column of the whole table.
+#[must_use]
+pub fn newest_row(spec: &SchemaSpec) -> String {
+    format!("SELECT toUnixTimestamp64Milli(max(received_at)) AS received_ms FROM {}", spec.records())
+}
+
 /// The numbers of the rows of one batch that the table holds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct PresentRows {
@@ -235,7 +248,7 @@ pub fn today() -> &'static str {
 }
 
 /// A row as it can be found by the table's sorting key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 pub struct Witness {
     /// Project.
     pub project_id: String,
@@ -250,10 +263,9 @@ pub struct Witness {
 }
 
 /// Which of these rows the table holds already ([`Witness`]).
-#[must_use]
-pub fn find_witnesses(spec: &SchemaSpec, witnesses: &[Witness]) -> String {
+pub fn find_witnesses<'a>(spec: &SchemaSpec, witnesses: impl IntoIterator<Item = &'a Witness>) -> String {
     let keys: Vec<String> = witnesses
-        .iter()
+        .into_iter()
         .map(|row| {
             format!(
                 "({}, {}, {}, toDateTime64({}, 9, 'UTC'), toUUID({}))",

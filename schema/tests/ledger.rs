@@ -15,7 +15,7 @@ use engine::{Engine, rows, run, values};
 use serde_json::json;
 use spillway_model::{COLUMNS, Day, UnixMs};
 use spillway_schema::ledger::{
-    self, Attempt, BatchPartitionRows, BatchRows, LastBatch, PresentRows, Running, Witness,
+    self, Attempt, BatchPartitionRows, BatchRows, LastBatch, NewestRow, PresentRows, Running, Witness,
 };
 use spillway_schema::preflight::check_server;
 use spillway_schema::{ClickHouse, ClickHouseError, DayRange, SchemaSpec, apply, is_data_error};
@@ -128,6 +128,24 @@ async fn rows_are_found_again_by_the_sorting_key_and_no_others() {
     let asked = [witness(3, &timestamp), witness(7, &timestamp), witness(3, "2024-10-04 00:00:00.000000000")];
     let found = rows::<Witness>(&client, &ledger::find_witnesses(&spec(), &asked)).await;
     assert_eq!(found, [witness(3, &timestamp)]);
+}
+
+#[tokio::test]
+async fn a_table_tells_when_its_newest_row_was_received() {
+    let engine = Engine::start();
+    let client = engine.client();
+    apply(&client, &spec()).await.unwrap();
+    let newest = async || rows::<NewestRow>(&client, &ledger::newest_row(&spec())).await;
+    assert_eq!(newest().await, [NewestRow { received_ms: 0 }]);
+    for (number, received_ms) in [(1, 1_700_000_000_123_i64), (2, 1_600_000_000_456)] {
+        let sql = format!(
+            "INSERT INTO observability.logs (id, timestamp, received_at, retention_days) SELECT \
+             toUUID('0191e1a0-0000-7000-8000-00000000000{number}'), now64(9), \
+             fromUnixTimestamp64Milli({received_ms}), 30"
+        );
+        client.execute(&sql, &[]).await.unwrap();
+    }
+    assert_eq!(newest().await, [NewestRow { received_ms: 1_700_000_000_123 }]);
 }
 
 #[tokio::test]

@@ -109,6 +109,14 @@ pub struct Partition {
     pub retention_days: u16,
 }
 
+impl Partition {
+    /// Whether a server whose day it is drops its rows.
+    #[must_use]
+    pub fn is_expired(self, today: Day) -> bool {
+        self.day.0 + i32::from(self.retention_days) <= today.0
+    }
+}
+
 /// Rows of a batch by number: sorted, disjoint, half-open ranges. A row's number is its line's place in
 /// the batch's objects, counted over all of them in the list's order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -105,8 +105,8 @@ pub enum Done<Tag> {
     Loaded(Result<Vec<Loaded>, Option<BatchId>>),
     /// A page of keys and whether more follow; `None`: listing failed.
     Page(Option<(Vec<String>, bool)>),
-    /// These objects can't be read, for a reason that lies with them: others go first for a while.
-    Unreadable(Vec<String>),
+    /// These objects can't be loaded, for a reason that lies with them: others go first for a while.
+    LeftOut(Vec<String>),
     /// A batch was prepared; `None`: it could not be.
     Prepared(BatchId, Option<Outline>),
     /// A staged object that a batch needs is gone.
@@ -209,7 +209,7 @@ pub struct Core<Tag> {
     flights: BTreeMap<BatchId, Flight>,
     /// Keys of batches under way (`None`) and of removed ones (since when).
     keys: HashMap<KeyHash, Option<Millis>>,
-    /// Unreadable objects, and until when they are left out.
+    /// Objects that can't be loaded, and until when they are left out.
     shunned: HashMap<KeyHash, Millis>,
     keys_of: BTreeMap<BatchId, Vec<KeyHash>>,
     /// What the manifest's `window` was at recent swaps: how fast the deduplication window moves.
@@ -773,7 +773,7 @@ impl<Tag: Clone + std::fmt::Debug> Core<Tag> {
             Done::Loaded(Err(Some(id))) => self.phase = Phase::Stopped(Stop::ListLost(id)),
             Done::Loaded(Err(None)) => self.phase = Phase::Load(now + 1_000),
             Done::Vanished(id) => self.with(now, id, |flight, around| flight.vanished(around, &limits)),
-            Done::Unreadable(keys) => {
+            Done::LeftOut(keys) => {
                 let until = now + limits.stuck_retry;
                 self.shunned.retain(|_, until| *until > now);
                 self.shunned.extend(keys.iter().map(|key| (key_hash(key), until)));

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use spillway_model::time::UnixMs;
 use spillway_model::{Home, ObjectKey, ProjectId, Record, codec, read_row};
-use spillway_schema::ledger::Witness;
 
 use crate::batch::{Attempt, BatchId, DeadRow, Member, Partition, Piece, RowSet};
 use crate::dead::DeadLetter;
+use crate::loaded::{Witnesses, witness};
 use crate::transcode::{Body, Encoder};
 
 /// What an object may expand to whatever its key promises.
@@ -28,6 +28,8 @@ pub struct Source {
     pub bytes: Bytes,
     /// It is known to be unusable: it stands for its rows, and nobody looks inside again.
     pub damaged: Option<String>,
+    /// It may have been loaded before: rows are wanted that stand for it.
+    pub suspect: bool,
 }
 
 /// Reason of the dead letter that stands for a whole object.
@@ -55,9 +57,8 @@ pub struct Encoded {
     pub letters: Vec<DeadLetter>,
     /// Earliest admission among the rows, for measuring lag.
     pub earliest: Option<UnixMs>,
-    /// The first readable row of each object, by the object's place: stands for the object when the table is
-    /// asked whether it was loaded before.
-    pub witnesses: BTreeMap<usize, Witness>,
+    /// The rows that stand for each suspect, by its place, when the table is asked whether it was loaded before.
+    pub witnesses: BTreeMap<usize, Witnesses>,
 }
 
 /// A row of a batch, as far as planning needs it.
@@ -88,11 +89,11 @@ enum Line<'a> {
     Damaged(u64, String),
 }
 
-/// Decodes the objects one after the other and hands out each line with its number and its object.
-fn lines(sources: &[Source], mut with: impl FnMut(u32, &Source, Line<'_>)) -> Vec<Member> {
+/// Decodes the objects one after the other and hands out each line with its number and its object's place.
+fn lines(sources: &[Source], mut with: impl FnMut(u32, usize, Line<'_>)) -> Vec<Member> {
     let mut number = 0_u32;
     let mut members = Vec::with_capacity(sources.len());
-    for source in sources {
+    for (place, source) in sources.iter().enumerate() {
         let first = number;
         let limit = usize::try_from(source.parts.raw_bytes.min(MAX_OBJECT_BYTES)).unwrap_or(usize::MAX);
         let decoded = match &source.damaged {
@@ -104,13 +105,13 @@ fn lines(sources: &[Source], mut with: impl FnMut(u32, &Source, Line<'_>)) -> Ve
         match decoded {
             Ok(raw) => {
                 for line in raw.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                    with(number, source, Line::Row(line, read_row(line)));
+                    with(number, place, Line::Row(line, read_row(line)));
                     number = number.saturating_add(1);
                 }
             }
             Err(error) => {
                 let rows = source.parts.rows.clamp(1, 1 << 20);
-                with(number, source, Line::Damaged(rows, error));
+                with(number, place, Line::Damaged(rows, error));
                 number = number.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
             }
         }
@@ -123,16 +124,15 @@ fn partition(record: &Record<'_>) -> Partition {
     Partition { day: record.timestamp.day(), retention_days: record.retention_days }
 }
 
-fn witness(record: &Record<'_>) -> Witness {
-    let mut timestamp = Vec::new();
-    record.timestamp.write_sql(&mut timestamp);
-    Witness {
-        project_id: record.project_id.to_string(),
-        service: record.service.to_string(),
-        severity: record.severity.name().to_owned(),
-        timestamp: String::from_utf8_lossy(&timestamp).into_owned(),
-        id: record.id.to_string(),
-    }
+/// Hands out the rows of an object that can be loaded.
+pub(crate) fn records(source: &Source, mut with: impl FnMut(Partition, &Record<'_>)) {
+    lines(std::slice::from_ref(source), |_, _, line| {
+        if let Line::Row(_, Ok(record)) = line
+            && ProjectId::check(&record.project_id).is_ok()
+        {
+            with(partition(&record), &record);
+        }
+    });
 }
 
 fn dead(row: u32, rows: u64, source: &Source, reason: &str, detail: String) -> DeadRow {
@@ -159,11 +159,10 @@ pub fn encode(
         makers.resize_with(pieces.len(), Default::default);
     }
     let mut piece_of: HashMap<Partition, usize> = HashMap::new();
-    let mut wanted: HashMap<&str, usize> =
-        sources.iter().enumerate().map(|(place, source)| (source.key.as_str(), place)).collect();
+    let mut witnessed: Option<(usize, Partition)> = None;
     let mut totals: HashMap<(Partition, ProjectId), u64> = HashMap::new();
     let mut last: Option<((Partition, ProjectId), u64)> = None;
-    out.members = lines(sources, |number, source, line| match line {
+    out.members = lines(sources, |number, place, line| match line {
         Line::Row(_, Ok(record)) if ProjectId::check(&record.project_id).is_ok() => {
             let partition = partition(&record);
             let piece = match layout {
@@ -179,8 +178,10 @@ pub fn encode(
             if makers.len() <= piece {
                 makers.resize_with(piece + 1, Default::default);
             }
-            if let Some(place) = wanted.remove(source.key.as_str()) {
-                out.witnesses.insert(place, witness(&record));
+            if sources[place].suspect && witnessed != Some((place, partition)) {
+                witnessed = Some((place, partition));
+                let rows = out.witnesses.entry(place).or_default();
+                rows.entry(partition).or_insert_with(|| witness(&record));
             }
             let (encoder, rows, partitions) = &mut makers[piece];
             encoder.push(number, &record);
@@ -205,6 +206,7 @@ pub fn encode(
             out.earliest = Some(out.earliest.map_or(received, |earliest| earliest.min(received)));
         }
         Line::Row(raw, read) => {
+            let source = &sources[place];
             let (reason, detail) = match read {
                 Ok(record) => ("bad_project", format!("{:?} is no project name", record.project_id)),
                 Err(error) => (error.reason(), error.to_string()),
@@ -217,6 +219,7 @@ pub fn encode(
             ));
         }
         Line::Damaged(rows, detail) => {
+            let source = &sources[place];
             let row = dead(number, rows, source, DAMAGED_OBJECT, detail);
             out.letters.push(DeadLetter::new(id, row, source.key.clone(), &source.bytes));
         }
@@ -267,12 +270,12 @@ pub fn survey(sources: &[Source]) -> Survey {
 #[must_use]
 pub fn raw_lines(sources: &[Source], rows: &RowSet) -> BTreeMap<u32, (String, Vec<u8>)> {
     let mut out = BTreeMap::new();
-    lines(sources, |number, source, line| match line {
+    lines(sources, |number, place, line| match line {
         Line::Row(raw, _) if rows.contains(number) => {
-            out.insert(number, (source.key.clone(), raw.to_vec()));
+            out.insert(number, (sources[place].key.clone(), raw.to_vec()));
         }
         Line::Damaged(..) if rows.contains(number) => {
-            out.insert(number, (source.key.clone(), source.bytes.to_vec()));
+            out.insert(number, (sources[place].key.clone(), sources[place].bytes.to_vec()));
         }
         _ => {}
     });
@@ -366,7 +369,7 @@ mod tests {
         let key =
             format!("{place}/20261122T171630123Z-pod-{number:010}-v1-{}-{}.json.gz", rows.len(), raw.len());
         let bytes = codec::encode(FormatVersion::V1, &raw, 1).unwrap().into();
-        Source { parts: ObjectKey::parse(&key).unwrap(), key, bytes, damaged: None }
+        Source { parts: ObjectKey::parse(&key).unwrap(), key, bytes, damaged: None, suspect: false }
     }
 
     fn set(rows: impl IntoIterator<Item = u32>) -> RowSet {
@@ -417,6 +420,24 @@ mod tests {
         assert_eq!(encoded.attempt.pieces[0].rows, set([2]));
         assert_eq!(encoded.attempt.dead[0].rows, 2);
         assert_eq!(encoded.letters[0].raw().unwrap(), sources[0].bytes);
+    }
+
+    #[test]
+    fn a_suspect_is_witnessed_by_the_first_row_of_each_of_its_partitions_and_others_by_none() {
+        let mut suspect =
+            source("a/s", 2, &[row("a", 1), row("a", 0), row("a", 1), row("a", 0), row("a", 2)]);
+        suspect.suspect = true;
+        let sources = [source("a/s", 1, &[row("a", 0)]), suspect];
+        let encoded = encode(ID, "p-1", &sources, Layout::Narrow(1)).unwrap();
+        assert_eq!(encoded.witnesses.keys().collect::<Vec<_>>(), [&1]);
+        let rows = &encoded.witnesses[&1];
+        let days: Vec<i32> = rows.keys().map(|partition| partition.day.0 - 20_000).collect();
+        assert_eq!(days, [0, 1, 2]);
+        assert_eq!(*rows, crate::loaded::witnesses(&sources[1]));
+        for (partition, row) in rows {
+            assert!(row.timestamp.starts_with(&partition.day.date()), "{row:?} is not of {partition:?}");
+        }
+        assert_eq!(crate::loaded::all_rows(&sources[1]).len(), 5);
     }
 
     /// Rows 0-3 belong to a, 4-5 to b.

@@ -12,6 +12,7 @@ mod failpoint;
 pub mod flight;
 mod holder;
 pub mod limits;
+pub mod loaded;
 pub mod manifest;
 pub mod metrics;
 pub mod plan;

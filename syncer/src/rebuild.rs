@@ -6,10 +6,11 @@
 
 mod act;
 mod survey;
+mod unlisted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spillway_model::time::UnixMs;
+use spillway_model::time::{Day, UnixMs};
 
 pub use act::{RebuildError, Rebuilt, rebuild};
 
@@ -133,8 +134,7 @@ pub(crate) fn is_complete(
     today: i32,
 ) -> bool {
     expected.iter().all(|(partition, rows)| {
-        let expired = partition.day.0 + i32::from(partition.retention_days) <= today;
-        expired || found.get(partition).copied().unwrap_or(0) >= *rows
+        partition.is_expired(Day(today)) || found.get(partition).copied().unwrap_or(0) >= *rows
     })
 }
 

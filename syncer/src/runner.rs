@@ -618,8 +618,10 @@ impl Runner {
                 }
                 Action::Prepare { id, objects } => {
                     let prepared = worker.prepare(id, objects, UnixMs::now()).await;
-                    if let Err(WorkError::Unreadable { keys, .. }) = &prepared {
-                        let _ = done.send(Outcome::Done(Done::Unreadable(keys.clone())));
+                    if let Err(error) = &prepared
+                        && let Some(keys) = error.left_out()
+                    {
+                        let _ = done.send(Outcome::Done(Done::LeftOut(keys.to_vec())));
                     }
                     Some(Outcome::Done(Done::Prepared(id, report.note("prepare", prepared))))
                 }

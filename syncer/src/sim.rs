@@ -421,7 +421,7 @@ impl Writer {
             }
             Action::Prepare { id, objects } if world.fault(2) => {
                 let keys = objects.into_iter().map(|staged| staged.key).take(1).collect();
-                self.core.done(world.now, self.wall(world), Done::Unreadable(keys));
+                self.core.done(world.now, self.wall(world), Done::LeftOut(keys));
                 Done::Prepared(id, None)
             }
             Action::Prepare { id, objects } => {

@@ -1,7 +1,7 @@
 //! Carries out the tasks of single batches: everything that touches the bucket or ClickHouse on a batch's
 //! behalf. It decides nothing; [`crate::flight`] does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +23,10 @@ use crate::dead::{self, DeadLetter};
 use crate::encode::{self, DAMAGED_OBJECT, Encoded, Layout, Source};
 use crate::failpoint::failpoint;
 use crate::flight::{self, Inserted, Outline};
+use crate::loaded::{self, Before, Witnesses, before};
 use crate::metrics::Metrics;
 use crate::transcode::Body;
 use crate::walk::Staged;
-
-/// Rows asked for in one question.
-const WITNESSES: usize = 500;
 
 /// Why a step of a batch failed. The step is tried again; this is what status and log say meanwhile.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +54,15 @@ pub enum WorkError {
         keys: Vec<String>,
         /// Why.
         error: String,
+    },
+    /// Old objects of which the table has some rows and lacks others, as after a batch was half inserted and then
+    /// forgotten. Loading them would double rows, deleting them would lose some.
+    #[error(
+        "{} of the staged objects have some of their rows in the table and lack others; they are left out while others are loaded, see docs/recovery.md: {}", .keys.len(), .keys.join(", ")
+    )]
+    PartlyLoaded {
+        /// Their keys.
+        keys: Vec<String>,
     },
     /// Every object of a new batch was loaded before and had come back.
     #[error("{0} objects had been loaded before and came back; they are deleted")]
@@ -87,9 +94,19 @@ impl WorkError {
             Self::ClickHouse(error) => error.reason(),
             Self::Vanished { .. } => "ObjectVanished",
             Self::Unreadable { .. } => "ObjectUnreadable",
+            Self::PartlyLoaded { .. } => "ObjectPartlyLoaded",
             Self::AllReturned(_) => "ObjectsReturned",
             Self::Encode { .. } => "EncodeFailed",
             Self::Control { .. } => "ControlObject",
+        }
+    }
+
+    /// The objects with which the reason lies: a new batch is tried again without them.
+    #[must_use]
+    pub fn left_out(&self) -> Option<&[String]> {
+        match self {
+            Self::Unreadable { keys, .. } | Self::PartlyLoaded { keys } => Some(keys),
+            _ => None,
         }
     }
 }
@@ -241,7 +258,7 @@ impl Worker {
         self.metrics.fetched(bytes.len());
         let parts = spillway_model::ObjectKey::parse(&key)
             .map_err(|error| WorkError::Control { key: key.clone(), message: error.to_string() })?;
-        Ok(Source { key, parts, bytes, damaged: None })
+        Ok(Source { key, parts, bytes, damaged: None, suspect: false })
     }
 
     async fn sources(&self, kept: &Kept) -> Result<Vec<Source>, WorkError> {
@@ -297,39 +314,79 @@ impl Worker {
     async fn encode_unloaded(
         &self,
         id: BatchId,
-        sources: Vec<Source>,
+        mut sources: Vec<Source>,
         now: UnixMs,
     ) -> Result<Encoded, WorkError> {
         let suspect = i64::try_from(self.settings.suspect_after.as_millis()).unwrap_or(i64::MAX);
-        let is_old = |source: &Source| now.0.saturating_sub(source.parts.time.0) > suspect;
-        let suspects: Vec<bool> = sources.iter().map(is_old).collect();
-        let encoded = self.encode_new(id, sources.clone()).await?;
-        let asked = encoded.witnesses.iter().filter(|(place, _)| suspects.get(**place) == Some(&true));
-        let asked: Vec<(usize, Witness)> = asked.map(|(place, row)| (*place, row.clone())).collect();
-        let mut loaded: Vec<usize> = Vec::new();
-        for rows in asked.chunks(WITNESSES) {
-            let witnesses: Vec<Witness> = rows.iter().map(|(_, row)| row.clone()).collect();
-            let sql = ledger::find_witnesses(&self.spec, &witnesses);
-            let found: Vec<Witness> =
-                self.clickhouse.query_json(&sql, &ledger::read_settings(&self.spec)).await?;
-            loaded.extend(rows.iter().filter(|(_, row)| found.contains(row)).map(|(place, _)| *place));
+        for source in &mut sources {
+            source.suspect = now.0.saturating_sub(source.parts.time.0) > suspect;
         }
-        if loaded.is_empty() {
+        let mut encoded = self.encode_new(id, sources.clone()).await?;
+        let witnesses = std::mem::take(&mut encoded.witnesses);
+        let before = self.loaded_before(id, &sources, witnesses).await?;
+        if before.is_empty() {
             return Ok(encoded);
         }
-        let returned: Vec<String> = loaded.iter().map(|place| sources[*place].key.clone()).collect();
-        tracing::warn!(
-            objects = returned.len(),
-            first = returned[0],
-            "objects that were loaded long before came back; deleting them again"
-        );
-        self.delete_keys(&returned).await?;
-        let rest = sources.into_iter().enumerate().filter(|(place, _)| !loaded.contains(place));
+        let keys = |wanted| {
+            let places = before.iter().filter(move |(_, before)| **before == wanted).map(|(place, _)| *place);
+            places.map(|place| sources[place].key.clone()).collect::<Vec<String>>()
+        };
+        let (returned, partly) = (keys(Before::Whole), keys(Before::Partly));
+        if let Some(first) = returned.first() {
+            tracing::warn!(
+                objects = returned.len(),
+                first,
+                "objects that were loaded long before came back; deleting them again"
+            );
+            self.delete_keys(&returned).await?;
+        }
+        if !partly.is_empty() {
+            return Err(WorkError::PartlyLoaded { keys: partly });
+        }
+        let rest = sources.into_iter().enumerate().filter(|(place, _)| !before.contains_key(place));
         let rest: Vec<Source> = rest.map(|(_, source)| source).collect();
         if rest.is_empty() {
             return Err(WorkError::AllReturned(returned.len()));
         }
         self.encode_new(id, rest).await
+    }
+
+    /// Which of the suspects have rows in the table, by their places.
+    async fn loaded_before(
+        &self,
+        id: BatchId,
+        sources: &[Source],
+        witnesses: BTreeMap<usize, Witnesses>,
+    ) -> Result<BTreeMap<usize, Before>, WorkError> {
+        let rows: Vec<&Witness> = witnesses.values().flat_map(BTreeMap::values).collect();
+        if rows.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.catch_up().await?;
+        let found = loaded::find(&self.clickhouse, &self.spec, &rows).await?;
+        let mut all = BTreeMap::new();
+        if found.is_empty() {
+            return Ok(all);
+        }
+        let today = self.today().await?;
+        for (place, rows) in &witnesses {
+            let mut state = before(rows.iter().map(|(at, row)| (*at, found.contains(row))), today);
+            if state == Before::Whole {
+                // Deleting it can't be taken back, and of a batch that was cut up around refused rows a partition may
+                // be there in part: so every row is looked up.
+                let source = sources[*place].clone();
+                let rows = tokio::task::spawn_blocking(move || loaded::all_rows(&source)).await;
+                let rows =
+                    rows.map_err(|error| WorkError::Encode { batch: id, message: error.to_string() })?;
+                let asked: Vec<&Witness> = rows.iter().map(|(_, row)| row).collect();
+                let found = loaded::find(&self.clickhouse, &self.spec, &asked).await?;
+                state = before(rows.iter().map(|(at, row)| (*at, found.contains(row))), today);
+            }
+            if state != Before::Nothing {
+                all.insert(*place, state);
+            }
+        }
+        Ok(all)
     }
 
     /// Writes a control object that must not exist yet.
@@ -577,12 +634,11 @@ impl Worker {
         let mut full = true;
         for (partition, expected) in &kept.attempt.partitions {
             let found = found(partition);
-            let expired = partition.day.0 + i32::from(partition.retention_days) <= today.0;
             if found > *expected {
                 tracing::error!(batch = %id, found, expected, "the table holds more rows of a batch than were staged");
                 self.metrics.overfull();
             }
-            full &= found >= *expected || expired;
+            full &= found >= *expected || partition.is_expired(today);
         }
         if full {
             if let Some(received) = kept.received {
@@ -658,7 +714,7 @@ impl Worker {
             let survey = encode::survey(&survey_sources);
             let missing = (0_u32..).zip(&survey.rows).filter_map(|(row, info)| {
                 let partition = survey.partitions.get(info.as_ref()?.partition as usize)?;
-                let expired = partition.day.0 + i32::from(partition.retention_days) <= today.0;
+                let expired = partition.is_expired(today);
                 let dead = before.dead.iter().any(|dead| dead.row == row);
                 (!expired && !dead && !present.contains(row)).then_some(row)
             });

@@ -14,8 +14,9 @@ use crate::{ctx::Ctx, errors::call, events, plan::Plan, target::Target};
 /// `"true"` on a pipeline: a lost manifest is made anew, once.
 pub(crate) const REBUILD_ANNOTATION: &str = "spillway.dev/rebuild-manifest";
 
-/// It may have to wait until no insert can be under way, and reads a column of the whole table.
-pub(super) const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// It may have to wait until no insert can be under way, and reads a column of the whole table and the staged objects that
+/// no list names.
+pub(super) const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// # Errors
 /// When it can't be done safely, see [`spillway_syncer::RebuildError`].

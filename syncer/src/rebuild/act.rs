@@ -10,8 +10,10 @@ use spillway_schema::spec::DEDUPLICATION_WINDOW;
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
 
 use super::survey::{self, Survey, is_running, survey};
+use super::unlisted::look_up;
 use super::{Fate, Parts, UNSEEN_EPOCHS, Undecided, Why, decide, manifest};
 use crate::batch::{BatchId, PipelineUid};
+use crate::core::key_hash;
 use crate::failpoint::failpoint;
 use crate::manifest::MANIFEST_KEY;
 
@@ -46,12 +48,12 @@ pub enum RebuildError {
     },
     /// See the text.
     #[error(
-        "{key} is in the table already and no object in _spillway/batches/ lists it ({objects} such objects among the oldest), so list objects are lost, too; restore them, or follow docs/recovery.md"
+        "{key} is in the table already, in part at least, and no object in _spillway/batches/ lists it ({objects} such objects so far), so list objects are lost, too; restore them, or follow docs/recovery.md"
     )]
     Unlisted {
-        /// The oldest of them.
+        /// The first one found.
         key: String,
-        /// How many were found.
+        /// How many were found before the look-up was ended.
         objects: usize,
     },
     /// See the text.
@@ -160,6 +162,7 @@ pub async fn rebuild(
         };
         match decide(&seen.batches, settled) {
             Ok(fates) => {
+                look_up(bucket, clickhouse, spec, |key| seen.listed.contains(&key_hash(key))).await?;
                 failpoint("rebuilding");
                 if survey::controls(bucket).await? == seen.controls {
                     return write(bucket, &seen, &fates).await;

@@ -1,31 +1,25 @@
 //! What is left, looked at: nothing is changed here.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::de::DeserializeOwned;
 use spillway_bucket::Bucket;
-use spillway_model::ObjectKey;
-use spillway_model::object::{DEAD_LETTER_DIR, SPILLWAY_DIR};
 use spillway_model::time::{Day, UnixMs};
-use spillway_schema::ledger::{self, BatchPartitionRows, DayRange, LastBatch, Running, Today, Witness};
+use spillway_schema::ledger::{self, BatchPartitionRows, DayRange, LastBatch, Running, Today};
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
 
 use super::{Highest, RebuildError, Remains, Written, is_complete, last_attempt, pipeline_of};
 use crate::batch::{Attempt, AttemptList, BATCHES_DIR, BatchId, BatchList, Partition, PipelineUid};
 use crate::core::key_hash;
 use crate::dead;
-use crate::encode::{self, Layout, Source};
 use crate::status::{STATUS_KEY, Status};
 
-const PAGE: usize = 10_000;
+pub(super) const PAGE: usize = 10_000;
 /// Objects read at once.
 const READS: usize = 16;
 /// Batches counted with one question.
 const COUNTED: usize = 200;
-/// Staged objects of a stream that no list names, of which the oldest are looked up in the table: batches take a stream's
-/// oldest first, so these were the first to be loaded.
-const LOOKED_UP: usize = 3;
 
 /// All that is known.
 #[derive(Debug)]
@@ -35,6 +29,8 @@ pub(super) struct Survey {
     pub(super) pipeline: PipelineUid,
     pub(super) highest: Highest,
     pub(super) batches: BTreeMap<BatchId, Remains>,
+    /// Hashes of the keys that lists name.
+    pub(super) listed: HashSet<[u8; 16]>,
 }
 
 /// A list object, without what isn't needed.
@@ -116,69 +112,16 @@ impl Lists {
     }
 }
 
-/// What is staged: which objects of the lists are left, and the oldest of those that no list names.
-#[derive(Default)]
-struct Staged {
-    left: BTreeMap<BatchId, u64>,
-    /// By their folder, which is the stream's.
-    unlisted: HashMap<String, BinaryHeap<(UnixMs, String)>>,
-}
-
-async fn staged(bucket: &Bucket, lists: &Lists) -> Result<Staged, RebuildError> {
-    let mut staged = Staged::default();
+/// How many objects of each list are still staged.
+async fn staged(bucket: &Bucket, lists: &Lists) -> Result<BTreeMap<BatchId, u64>, RebuildError> {
+    let mut left: BTreeMap<BatchId, u64> = BTreeMap::new();
     keys(bucket, "", |key| {
-        if key.starts_with(SPILLWAY_DIR) || key.starts_with(DEAD_LETTER_DIR) {
-            return;
-        }
-        if let Some(owners) = lists.owners.get(&key_hash(&key)) {
-            for owner in owners {
-                *staged.left.entry(*owner).or_default() += 1;
-            }
-        } else if let Ok(parts) = ObjectKey::parse(&key) {
-            let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
-            // Most streams are known already.
-            if !staged.unlisted.contains_key(folder) {
-                staged.unlisted.insert(folder.to_owned(), BinaryHeap::new());
-            }
-            if let Some(oldest) = staged.unlisted.get_mut(folder) {
-                oldest.push((parts.time, key));
-                if oldest.len() > LOOKED_UP {
-                    oldest.pop();
-                }
-            }
+        for owner in lists.owners.get(&key_hash(&key)).into_iter().flatten() {
+            *left.entry(*owner).or_default() += 1;
         }
     })
     .await?;
-    Ok(staged)
-}
-
-/// Refuses when objects that no list names are in the table: then lists are lost, too, and beginning without them would
-/// load records twice.
-async fn look_up(
-    bucket: &Bucket,
-    clickhouse: &ClickHouse,
-    spec: &SchemaSpec,
-    unlisted: Vec<(UnixMs, String)>,
-) -> Result<(), RebuildError> {
-    let found = stream::iter(unlisted).map(|(_, key)| async move {
-        // Gone by now, or unreadable: neither tells anything.
-        let Ok(Some((bytes, _))) = bucket.get(&key).await else { return Ok(None) };
-        let Ok(parts) = ObjectKey::parse(&key) else { return Ok(None) };
-        let source = Source { key: key.clone(), parts, bytes, damaged: None };
-        let id = BatchId { epoch: 0, number: 0 };
-        let encode = move || encode::encode(id, "", &[source], Layout::Narrow(1)).ok();
-        let encoded = tokio::task::spawn_blocking(encode).await.ok().flatten();
-        let Some(row) = encoded.and_then(|mut encoded| encoded.witnesses.remove(&0)) else { return Ok(None) };
-        let sql = ledger::find_witnesses(spec, &[row]);
-        let rows: Vec<Witness> = clickhouse.query_json(&sql, &ledger::read_settings(spec)).await?;
-        Ok::<_, RebuildError>((!rows.is_empty()).then_some(key))
-    });
-    let found: Vec<Option<String>> = found.buffered(READS / 4).try_collect().await?;
-    let mut loaded = found.into_iter().flatten();
-    match loaded.next() {
-        Some(key) => Err(RebuildError::Unlisted { key, objects: 1 + loaded.count() }),
-        None => Ok(()),
-    }
+    Ok(left)
 }
 
 /// A batch's attempt, as far as it matters here.
@@ -301,7 +244,7 @@ pub(super) async fn survey(
     for list in &lists.all {
         let mut numbers = attempts.remove(&list.id).unwrap_or_default();
         numbers.sort_unstable();
-        let left = staged.left.get(&list.id).copied().unwrap_or(0);
+        let left = staged.get(&list.id).copied().unwrap_or(0);
         let gone = left < list.keys.len() as u64;
         chosen.push((list.id, choose(bucket, list, &numbers, gone).await?));
     }
@@ -309,7 +252,6 @@ pub(super) async fn survey(
     let today: Vec<Today> = clickhouse.query_json(ledger::today(), &[]).await?;
     let silent = || ClickHouseError::Invalid("ClickHouse answered nothing when asked for its day".to_owned());
     let today = today.first().ok_or_else(silent)?.today;
-    look_up(bucket, clickhouse, spec, staged.unlisted.into_values().flatten().collect()).await?;
     let none = BTreeMap::new();
     let batches = lists.all.iter().zip(&chosen).map(|(list, (id, chosen))| {
         let found = counts.get(&id.in_table(&pipeline)).unwrap_or(&none);
@@ -320,10 +262,12 @@ pub(super) async fn survey(
             rows: found.values().sum(),
             complete: is_complete(&chosen.partitions, found, today),
             objects: list.keys.len() as u64,
-            left: staged.left.get(id).copied().unwrap_or(0),
+            left: staged.get(id).copied().unwrap_or(0),
             shares: lists.shares.get(id).cloned().unwrap_or_default(),
         };
         (*id, remains)
     });
-    Ok(Survey { controls, batches: batches.collect(), pipeline, highest })
+    let batches = batches.collect();
+    let listed = lists.owners.into_keys().collect();
+    Ok(Survey { controls, batches, pipeline, highest, listed })
 }

@@ -64,7 +64,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Every insert into the table goes by this shape, whatever its batch.
-fn inserts(action: Action) -> Rule {
+pub(crate) fn inserts(action: Action) -> Rule {
     Rule::new(action).method(Method::POST).target_has("INSERT").target_lacks("SELECT")
 }
 

@@ -8,15 +8,18 @@ use spillway_bucket::PutMeta;
 use spillway_model::settings::Span;
 use spillway_tests::pipeline::{Pipeline, Servers, Store};
 use spillway_tests::process::Process;
-use spillway_tests::proxy::{Action, Rule};
+use spillway_tests::proxy::{Action, Reply, Rule};
 use spillway_tests::traffic::Workload;
 use spillway_tests::verdict::Verdict;
 use spillway_tests::wait::until;
 
+use crate::answers::inserts;
+use crate::loaded_before::of_days;
 use crate::{Case, case};
 
 const MANIFEST: &str = "_spillway/manifest.json";
 const BATCHES: &str = "_spillway/batches/";
+const INCORRECT_DATA: i32 = 117;
 /// Could not start.
 const EXIT_NOT_STARTED: i32 = 3;
 
@@ -50,6 +53,10 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a lost manifest made anew beside an orphaned list", lost_beside_an_orphan),
         case("a lost manifest, made anew by two at once after one was killed", made_anew_by_two),
         case("a lost manifest beside lists that are damaged or lost as well", lost_with_lists),
+        case(
+            "a lost manifest beside the lost list of a batch that was half inserted",
+            lost_with_half_a_batch,
+        ),
         case("a clock that is ten minutes off", skewed_clock),
     ];
     cases.extend(rebuilt);
@@ -232,6 +239,30 @@ async fn lost_with_lists(servers: &mut Servers, name: &str) -> Verdict {
     pipeline.rebuild().await;
     pipeline.start_syncer();
     pipeline.send_all(100).await;
+    pipeline.conclude().await
+}
+
+async fn lost_with_half_a_batch(servers: &mut Servers, name: &str) -> Verdict {
+    let mut pipeline = pipeline(servers, name, Store::Minio).await;
+    pipeline.syncer_settings.batch.max_partitions = 1;
+    // One partition, and in it rows of the last object only, is what will be in the table.
+    for _ in 0..4 {
+        pipeline.stage(&of_days(&[1])).await;
+    }
+    pipeline.stage(&of_days(&[1, 0])).await;
+    let refusal = Action::AnswerBefore(Reply::clickhouse_exception(INCORRECT_DATA));
+    pipeline.clickhouse_proxy.add(inserts(refusal).times(1));
+    is_killed(pipeline.start_syncer_with(Some("inserted:2"))).await;
+    assert_eq!(pipeline.rows().await, 10);
+    lose(&pipeline).await;
+    let lists = lists(&pipeline).await;
+    let keys: Vec<String> = lists.iter().map(|(key, _)| key.clone()).collect();
+    assert_eq!(keys.len(), 1, "one batch holds them all");
+    pipeline.bucket.delete_many(&keys).await.unwrap();
+    is_refused(&mut pipeline, "in the table already").await;
+    put_back(&pipeline, lists).await;
+    pipeline.rebuild().await;
+    pipeline.start_syncer();
     pipeline.conclude().await
 }
 

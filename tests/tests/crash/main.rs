@@ -19,6 +19,7 @@ mod contenders;
 mod expired_rows;
 mod killed_processes;
 mod killed_server;
+mod loaded_before;
 mod lost_state;
 mod packed;
 mod stores;
@@ -59,6 +60,7 @@ fn cases() -> Vec<Case> {
         expired_rows::cases(),
         killed_server::cases(),
         lost_state::cases(),
+        loaded_before::cases(),
         packed::cases(),
         chaos::cases(),
     ]
