@@ -60,7 +60,9 @@ async fn pods_come_with_load_and_go_after_it_and_nobody_fights_over_them(space: 
         },
     });
     let requests = json!({"requests": {"cpu": "20m", "memory": "64Mi"}});
-    let scaled = json!({"replicas": null, "autoscaling": autoscaling, "resources": requests});
+    let scaled = json!({
+        "replicas": null, "autoscaling": autoscaling, "resources": requests, "maxConnectionAge": "5s",
+    });
     space.ready_pipeline(json!({"ingest": scaled})).await;
     // From then on the number is the autoscaler's.
     space
@@ -77,6 +79,11 @@ async fn pods_come_with_load_and_go_after_it_and_nobody_fights_over_them(space: 
     let heavy = Load { name: "heavy", more: small.to_vec(), ..Load::of(LONG, 3000) };
     let heavy = Traffic::start(space, heavy).await;
     let most = ready(space, "load to add pods", |pods| pods >= 3).await;
+    // Its connections were all made while there was one pod.
+    let writers = until("load to reach the added pods", PATIENCE, async || {
+        Some(incarnations(space).await).filter(|writers| writers.len() >= 3)
+    })
+    .await;
 
     // The operator writes the Deployment while the number is not its own.
     let foreign = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}});
@@ -88,13 +95,9 @@ async fn pods_come_with_load_and_go_after_it_and_nobody_fights_over_them(space: 
         })
         .await;
 
-    // Connections stay with their pod: new ones reach the new pods, which are to go under traffic.
+    // Pods are to go under traffic.
     let light = Load { name: "light", more: vec!["--producers=8".to_owned()], ..Load::of(LONG, 160) };
     let light = Traffic::start_blindly(space, light).await;
-    let writers = until("records through several pods", PATIENCE, async || {
-        Some(incarnations(space).await).filter(|writers| writers.len() >= 2)
-    })
-    .await;
     heavy.stop().await;
     ready(space, "pods to go after the load", |pods| pods == 1).await;
     until("the last of them to be gone", PATIENCE, async || {
@@ -167,7 +170,6 @@ async fn a_suspended_pipeline_loads_what_it_has_and_goes_on_when_resumed(space: 
         (rows > 0).then_some(rows)
     })
     .await;
-    let before = space.rows().await;
 
     let since = Instant::now();
     space.change_spec(json!({"suspend": true})).await;
@@ -180,8 +182,9 @@ async fn a_suspended_pipeline_loads_what_it_has_and_goes_on_when_resumed(space: 
     let left = staged(space).await;
     assert!(left.is_empty(), "not loaded: {left:?}");
     let loaded = space.rows().await;
-    println!("suspended: after={:.1?} backlog={backlog} rows_before={before} rows={loaded}", since.elapsed());
-    assert!(loaded >= before + backlog, "{before} rows and {backlog} staged, then {loaded}");
+    println!("suspended: after={:.1?} backlog={backlog} rows={loaded}", since.elapsed());
+    // Whether that is all that was acknowledged is seen at the end: some of it may have been loaded already.
+    assert!(loaded >= backlog, "{backlog} were staged, then {loaded} loaded");
 
     let since = Instant::now();
     space.change_spec(json!({"suspend": null})).await;
