@@ -254,6 +254,7 @@ mod tests {
         let all = [
             WorkError::Unreadable { keys: Vec::new(), error: message() },
             WorkError::Vanished { key: key(), batch },
+            WorkError::PartlyLoaded { keys: Vec::new() },
             WorkError::AllReturned(1),
             WorkError::Encode { batch, message: message() },
             WorkError::Control { key: key(), message: message() },
