@@ -103,12 +103,16 @@ async fn loaded_in_part(servers: &mut Servers, name: &str, step: &str, but_one_r
     assert!(pipeline.bucket.head(&key).await.unwrap().is_some(), "rows that are nowhere else were deleted");
     assert_eq!(pipeline.rows().await, loaded + 30, "rows were loaded twice");
     // As docs/recovery.md says.
-    let mut tables = vec![pipeline.schema.records()];
-    tables.extend(View::of(&pipeline.schema).map(|view| view.target(&pipeline.schema)));
-    for table in tables {
-        delete(&pipeline, &table.to_string(), "batch_id LIKE '%-1-00000001'").await;
-    }
+    delete_everywhere(&pipeline, "batch_id LIKE '%-1-00000001'").await;
     pipeline.conclude().await
+}
+
+/// In the table and in what the views are made of.
+pub(crate) async fn delete_everywhere(pipeline: &Pipeline, which: &str) {
+    let views = View::of(&pipeline.schema).map(|view| view.target(&pipeline.schema));
+    for table in std::iter::once(pipeline.schema.records()).chain(views) {
+        delete(pipeline, &table.to_string(), which).await;
+    }
 }
 
 async fn delete(pipeline: &Pipeline, table: &str, which: &str) {

@@ -19,7 +19,7 @@ use crate::{Case, case};
 
 const MANIFEST: &str = "_spillway/manifest.json";
 const BATCHES: &str = "_spillway/batches/";
-const INCORRECT_DATA: i32 = 117;
+pub(crate) const INCORRECT_DATA: i32 = 117;
 /// Could not start.
 const EXIT_NOT_STARTED: i32 = 3;
 
@@ -108,24 +108,24 @@ async fn refuses_to_start(process: &mut spillway_tests::process::Process, cause:
 }
 
 /// With small batches, and little time for what was under way to end.
-async fn pipeline(servers: &Servers, name: &str, store: Store) -> Pipeline {
+pub(crate) async fn pipeline(servers: &Servers, name: &str, store: Store) -> Pipeline {
     let mut pipeline = Pipeline::new(servers, name, store).await;
     pipeline.syncer_settings.batch.max_rows = 150;
     pipeline.syncer_settings.insert_timeout = Span::secs(1);
     pipeline
 }
 
-async fn lose(pipeline: &Pipeline) {
+pub(crate) async fn lose(pipeline: &Pipeline) {
     pipeline.bucket.delete_many(&[MANIFEST.to_owned()]).await.unwrap();
 }
 
-async fn is_killed(process: &mut Process) {
+pub(crate) async fn is_killed(process: &mut Process) {
     let status = process.wait(Duration::from_secs(40)).await;
     assert_eq!(status.code(), None, "it should have been killed:\n{}", process.log());
 }
 
 /// Control objects of batches with what is in them.
-async fn lists(pipeline: &Pipeline) -> Vec<(String, Bytes)> {
+pub(crate) async fn lists(pipeline: &Pipeline) -> Vec<(String, Bytes)> {
     let mut lists = Vec::new();
     for object in pipeline.bucket.list(BATCHES, None, 10_000).await.unwrap().objects {
         let (body, _) = pipeline.bucket.get(&object.key).await.unwrap().expect("a control object");
@@ -266,7 +266,7 @@ async fn lost_with_half_a_batch(servers: &mut Servers, name: &str) -> Verdict {
     pipeline.conclude().await
 }
 
-async fn is_refused(pipeline: &mut Pipeline, cause: &str) {
+pub(crate) async fn is_refused(pipeline: &mut Pipeline, cause: &str) {
     let mut process = pipeline.start_rebuild(None);
     assert_eq!(
         process.wait(Duration::from_secs(120)).await.code(),

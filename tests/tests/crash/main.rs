@@ -14,6 +14,7 @@
 )]
 
 mod answers;
+mod by_hand;
 mod chaos;
 mod contenders;
 mod expired_rows;
@@ -60,6 +61,7 @@ fn cases() -> Vec<Case> {
         expired_rows::cases(),
         killed_server::cases(),
         lost_state::cases(),
+        by_hand::cases(),
         loaded_before::cases(),
         packed::cases(),
         chaos::cases(),
