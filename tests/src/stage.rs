@@ -11,6 +11,7 @@ use spillway_model::object::{Home, Incarnation, ObjectKey};
 use spillway_model::record::{Record, Severity};
 use spillway_model::row::write_row;
 use spillway_model::time::{UnixMs, UnixNanos};
+use uuid::Uuid;
 
 use crate::pipeline::Pipeline;
 use crate::traffic::identity;
@@ -46,6 +47,7 @@ impl Object {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = identity("shop", "api", PRODUCER, number) + mark;
         let record = Record {
+            id: Uuid::now_v7(),
             project_id: "shop".into(),
             service: "api".into(),
             timestamp,

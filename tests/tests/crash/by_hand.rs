@@ -26,7 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
 async fn lost_together(servers: &mut Servers, name: &str) -> Verdict {
     let mut pipeline = pipeline(servers, name, Store::Minio).await;
     pipeline.syncer_settings.batch.max_partitions = 1;
-    pipeline.syncer_settings.delete_grace = Span::secs(600);
+    let grace = std::mem::replace(&mut pipeline.syncer_settings.delete_grace, Span::secs(600));
     // Loaded, and still staged.
     let loaded = pipeline.stage(&of_days(&[1, 0])).await;
     pipeline.start_syncer();
@@ -54,6 +54,7 @@ async fn lost_together(servers: &mut Servers, name: &str) -> Verdict {
     let Mended { objects, batches } = by_hand(&pipeline).await;
     assert_eq!((objects, batches.len()), (vec![loaded], 1));
     pipeline.rebuild().await;
+    pipeline.syncer_settings.delete_grace = grace;
     pipeline.start_syncer();
     pipeline.conclude().await
 }
