@@ -136,10 +136,13 @@ impl Space {
         LogPipeline::new(NAME, serde_json::from_value(spec).expect("a spec"))
     }
 
-    /// Creates [`Space::pipeline`] and waits until it is ready.
+    /// Creates [`Space::pipeline`] and waits until it is ready, with all its pods: one of each kind is enough for Ready.
     pub async fn ready_pipeline(&self, change: Value) {
         self.create(&self.pipeline(change)).await;
         self.is_ready().await;
+        for component in ["ingest", "syncer"] {
+            self.is_available(&format!("{NAME}-{component}")).await;
+        }
     }
 
     /// Waits until a Deployment has rolled out: all its pods are of its present template, and ready.
