@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use serde::Serialize;
 use spillway_model::settings::Ack;
 
@@ -243,6 +243,14 @@ pub(crate) fn error(refusal: &Refusal, admitted: Option<(u64, &Refusals)>) -> Re
         _ => {}
     }
     response
+}
+
+/// Has the connection end with this answer, so that the client knows. One that is kept would be closed under its next
+/// request, whose sender could not know what became of it. HTTP/2 has a frame of its own for that.
+pub(crate) fn end_connection(response: &mut Response, version: Version) {
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// Retry-After has no fractions; waiting less than was asked for is worth nothing.

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use spillway_model::UnixNanos;
 use spillway_model::settings::{Ack, IngestSettings};
@@ -79,10 +79,8 @@ async fn drain(State(app): State<Arc<App>>, request: Request) -> Response {
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert("x-request-id", id);
     }
-    // A connection that is kept would be closed under its next request, whose sender could not know what became of
-    // it. HTTP/2 has a frame of its own for that.
-    if parts.version < Version::HTTP_2 && !app.health.is_ready() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if !app.health.is_ready() {
+        answer::end_connection(&mut response, parts.version);
     }
     let status = response.status().as_u16();
     tracing::debug!(request_id, status, "request answered");

@@ -185,10 +185,8 @@ impl Service<Request<Incoming>> for Asked {
         let (caller, answer) = (Arc::clone(&self.caller), self.service.call(request));
         Box::pin(async move {
             let mut answer = answer.await?;
-            // With its answer, so that the client knows. An idle connection is not closed for its age: that could be
-            // under the next request, whose sender could not know what became of it.
-            if version < Version::HTTP_2 && caller.age.is_over() {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            if caller.age.is_over() {
+                answer::end_connection(&mut answer, version);
             }
             Ok(answer)
         })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use spillway_crds::status::Backlog;
 use spillway_model::time::UnixMs;
-use spillway_syncer::status::Status;
+use spillway_syncer::{status::Status, work::WorkError};
 
 /// The syncer writes every 10 s; after this long without one it is not at work.
 pub(crate) const STALE: Duration = Duration::from_secs(120);
@@ -64,24 +64,16 @@ pub(crate) fn progress(status: &Status, now: UnixMs) -> Progress {
     }
 }
 
-/// What the syncer's failures are called that lie with an object. Each holds up its own records for as long as nobody
-/// mends it, however well the server is.
-const OF_OBJECTS: [&str; 6] = [
-    "ObjectUnreadable",
-    "ObjectVanished",
-    "ObjectsReturned",
-    "ObjectPartlyLoaded",
-    "EncodeFailed",
-    "ControlObject",
-];
-
 /// Whether ClickHouse may be why something waits. Only the newest failure is told, so a batch that stands still with it
 /// counts as well, whatever that failure was.
 fn may_be_clickhouse(status: &Status, overdue: bool, stale: bool) -> bool {
     if status.manifest_lost {
         return false;
     }
-    let failed = status.last_error.as_ref().is_some_and(|error| !OF_OBJECTS.contains(&error.reason.as_str()));
+    let failed = status
+        .last_error
+        .as_ref()
+        .is_some_and(|error| !WorkError::OF_OBJECTS.contains(&error.reason.as_str()));
     let stands = overdue && status.open_batches > 0 && status.loaded_per_second <= 0.0;
     stale || failed || stands
 }
@@ -249,7 +241,7 @@ mod tests {
 
     #[test]
     fn what_lies_with_an_object_is_known_by_the_syncers_names_for_it() {
-        use spillway_syncer::{batch::BatchId, work::WorkError};
+        use spillway_syncer::batch::BatchId;
         let (batch, key, message) = (BatchId { epoch: 1, number: 1 }, String::new, String::new);
         let all = [
             WorkError::Unreadable { keys: Vec::new(), error: message() },
@@ -260,7 +252,7 @@ mod tests {
             WorkError::Control { key: key(), message: message() },
         ];
         for error in all {
-            assert!(OF_OBJECTS.contains(&error.reason()), "{error}");
+            assert!(WorkError::OF_OBJECTS.contains(&error.reason()), "{error}");
         }
     }
 

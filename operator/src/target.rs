@@ -66,8 +66,8 @@ impl Target {
     }
 }
 
-/// When an annotation was set, by the API server's clock, for each manager that holds it: who takes it off and sets it again asks anew, also
-/// where nobody looked in between.
+/// When an annotation was set, by the API server's clock, for each manager that holds it: who takes it off and sets it
+/// again asks anew, also where nobody looked in between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Asked(Vec<String>);
 

@@ -263,6 +263,7 @@ pub struct Witness {
 }
 
 /// Which of these rows the table holds already ([`Witness`]).
+#[must_use]
 pub fn find_witnesses<'a>(spec: &SchemaSpec, witnesses: impl IntoIterator<Item = &'a Witness>) -> String {
     let keys: Vec<String> = witnesses
         .into_iter()

@@ -86,6 +86,17 @@ pub enum WorkError {
 }
 
 impl WorkError {
+    /// The reasons that lie with an object. Each holds up its own records for as long as nobody mends it, however well
+    /// bucket and server are.
+    pub const OF_OBJECTS: [&'static str; 6] = [
+        "ObjectVanished",
+        "ObjectUnreadable",
+        "ObjectPartlyLoaded",
+        "ObjectsReturned",
+        "EncodeFailed",
+        "ControlObject",
+    ];
+
     /// A short label for metrics and conditions.
     #[must_use]
     pub fn reason(&self) -> &'static str {

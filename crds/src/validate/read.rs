@@ -30,15 +30,8 @@ impl Reader {
         least: Duration,
         most: Duration,
     ) -> Option<Span> {
-        let text = text?;
-        match text.read() {
-            None => self.refuse(path, Problem::NotASpan { text: text.to_string() }),
-            Some(span) if span.get() < least || span.get() > most => {
-                self.out_of_range(path, text, Span(least), Span(most));
-            }
-            Some(span) => return Some(span),
-        }
-        None
+        let is_good = |span: Span| (least..=most).contains(&span.get());
+        self.span_where(path, text, is_good, Span(least), most)
     }
 
     /// As [`Self::span`]; and 0 switches it off.
@@ -49,11 +42,23 @@ impl Reader {
         least: Duration,
         most: Duration,
     ) -> Option<Span> {
+        let is_good = |span: Span| span.get().is_zero() || (least..=most).contains(&span.get());
+        self.span_where(path, text, is_good, format_args!("0s, or {}", Span(least)), most)
+    }
+
+    fn span_where(
+        &mut self,
+        path: &str,
+        text: Option<&SpanText>,
+        is_good: impl Fn(Span) -> bool,
+        least: impl Display,
+        most: Duration,
+    ) -> Option<Span> {
         let text = text?;
         match text.read() {
             None => self.refuse(path, Problem::NotASpan { text: text.to_string() }),
-            Some(span) if span.get().is_zero() || (least..=most).contains(&span.get()) => return Some(span),
-            Some(_) => self.out_of_range(path, text, format_args!("0s, or {}", Span(least)), Span(most)),
+            Some(span) if is_good(span) => return Some(span),
+            Some(_) => self.out_of_range(path, text, least, Span(most)),
         }
         None
     }
