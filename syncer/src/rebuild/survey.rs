@@ -1,10 +1,11 @@
 //! What is left, looked at: nothing is changed here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::de::DeserializeOwned;
-use spillway_bucket::Bucket;
+use spillway_bucket::{Bucket, BucketError};
 use spillway_model::time::{Day, UnixMs};
 use spillway_schema::ledger::{self, BatchPartitionRows, DayRange, LastBatch, Running, Today};
 use spillway_schema::{ClickHouse, ClickHouseError, SchemaSpec};
@@ -45,16 +46,36 @@ struct Listed {
 /// The batch and the attempt that a control object is of.
 fn named(key: &str) -> Option<(BatchId, u64)> {
     let name = key.strip_prefix(BATCHES_DIR)?.strip_suffix(".json")?;
-    match name.split_once("-a") {
-        Some((id, attempt)) => Some((id.parse().ok()?, attempt.parse().ok()?)),
-        None => Some((name.parse().ok()?, 0)),
+    let (id, attempt): (BatchId, u64) = match name.split_once("-a") {
+        Some((id, attempt)) => (id.parse().ok()?, attempt.parse().ok()?),
+        None => (name.parse().ok()?, 0),
+    };
+    // A number can be written in several ways, and is looked for under one of them.
+    let key_of_it = if attempt == 0 { id.list_key() } else { id.attempt_key(attempt) };
+    (key == key_of_it).then_some((id, attempt))
+}
+
+/// One lost answer among thousands must not end it all.
+pub(super) async fn repeated<T, F>(mut ask: impl FnMut() -> F) -> Result<T, BucketError>
+where
+    F: Future<Output = Result<T, BucketError>>,
+{
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match ask().await {
+            Err(error) if error.is_transient() && pause < Duration::from_secs(10) => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            answer => return answer,
+        }
     }
 }
 
 async fn keys(bucket: &Bucket, prefix: &str, mut with: impl FnMut(String)) -> Result<(), RebuildError> {
     let mut after: Option<String> = None;
     loop {
-        let page = bucket.list(prefix, after.as_deref(), PAGE).await?;
+        let page = repeated(|| bucket.list(prefix, after.as_deref(), PAGE)).await?;
         page.objects.into_iter().for_each(|object| with(object.key));
         match page.next {
             Some(next) => after = Some(next),
@@ -74,7 +95,7 @@ pub(super) async fn controls(bucket: &Bucket) -> Result<BTreeSet<String>, Rebuil
 }
 
 async fn read<T: DeserializeOwned>(bucket: &Bucket, key: &str) -> Result<T, RebuildError> {
-    let Some((bytes, _)) = bucket.get(key).await? else { return Err(RebuildError::Changing) };
+    let Some((bytes, _)) = repeated(|| bucket.get(key)).await? else { return Err(RebuildError::Changing) };
     serde_json::from_slice(&bytes)
         .map_err(|error| RebuildError::Damaged { key: key.to_owned(), message: error.to_string() })
 }
@@ -146,7 +167,8 @@ async fn choose(
             return Err(RebuildError::Damaged { key, message });
         }
         let buries = attempt.attempt.dead.iter().any(|dead| dead.attempt == *number);
-        let buried = buries && bucket.head(&dead::key(list.id, *number, list.created)).await?.is_some();
+        let dead = dead::key(list.id, *number, list.created);
+        let buried = buries && repeated(|| bucket.head(&dead)).await?.is_some();
         let one = Written { number: *number, buries, buried };
         written.push(one);
         read_ones.insert(*number, attempt.attempt.partitions);
@@ -225,7 +247,7 @@ pub(super) async fn survey(
         lists.take(list, &keys);
     }
     drop(reads);
-    if let Some((bytes, _)) = bucket.get(STATUS_KEY).await?
+    if let Some((bytes, _)) = repeated(|| bucket.get(STATUS_KEY)).await?
         && let Ok(status) = serde_json::from_slice::<Status>(&bytes)
     {
         highest.take(status.epoch, 0);
@@ -270,4 +292,20 @@ pub(super) async fn survey(
     let batches = batches.collect();
     let listed = lists.owners.into_keys().collect();
     Ok(Survey { controls, batches, pipeline, highest, listed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_object_has_the_one_name_under_which_it_is_looked_for() {
+        let id = BatchId { epoch: 3, number: 17 };
+        assert_eq!(named(&id.list_key()), Some((id, 0)));
+        assert_eq!(named(&id.attempt_key(2)), Some((id, 2)));
+        for name in ["3-017", "+3-17", "3-17-a0", "3-17-a02", "3-17-a", "3-17 (1)", "notes"] {
+            assert_eq!(named(&format!("{BATCHES_DIR}{name}.json")), None, "{name}");
+        }
+        assert_eq!(named(&format!("{BATCHES_DIR}3-17.json.bak")), None);
+    }
 }

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use spillway_bucket::{Bucket, BucketError};
+use spillway_bucket::Bucket;
 use spillway_model::ObjectKey;
 use spillway_model::object::{DEAD_LETTER_DIR, SPILLWAY_DIR};
 use spillway_model::time::UnixMs;
@@ -13,7 +12,7 @@ use spillway_schema::ledger::{self, NewestRow, Witness};
 use spillway_schema::{ClickHouse, SchemaSpec};
 
 use super::RebuildError;
-use super::survey::PAGE;
+use super::survey::{PAGE, repeated};
 use crate::encode::Source;
 use crate::loaded::{self, ASKED};
 
@@ -45,7 +44,7 @@ pub(super) async fn look_up(
     let mut progress = Progress::new();
     let mut after: Option<String> = None;
     loop {
-        let page = bucket.list("", after.as_deref(), PAGE).await?;
+        let page = repeated(|| bucket.list("", after.as_deref(), PAGE)).await?;
         let wanted = page.objects.into_iter().filter_map(|object| {
             let key = object.key;
             if key.starts_with(SPILLWAY_DIR) || key.starts_with(DEAD_LETTER_DIR) || is_listed(&key) {
@@ -93,8 +92,8 @@ async fn witnesses(
     key: String,
     parts: ObjectKey,
 ) -> Result<(String, Vec<Witness>), RebuildError> {
-    let bytes = match get(bucket, &key).await {
-        Ok(Some(bytes)) => bytes,
+    let bytes = match repeated(|| bucket.get(&key)).await {
+        Ok(Some((bytes, _))) => bytes,
         // It was loaded meanwhile, by a batch that is listed.
         Ok(None) => return Ok((key, Vec::new())),
         Err(error) if error.is_transient() => return Err(error.into()),
@@ -107,20 +106,6 @@ async fn witnesses(
     let source = Source { key: key.clone(), parts, bytes, damaged: None, suspect: true };
     let rows = tokio::task::spawn_blocking(move || loaded::witnesses(&source).into_values().collect());
     Ok((key, rows.await.unwrap_or_default()))
-}
-
-/// One lost answer among thousands must not end it all.
-async fn get(bucket: &Bucket, key: &str) -> Result<Option<Bytes>, BucketError> {
-    let mut pause = Duration::from_millis(200);
-    loop {
-        match bucket.get(key).await {
-            Err(error) if error.is_transient() && pause < Duration::from_secs(10) => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            got => return Ok(got?.map(|(bytes, _)| bytes)),
-        }
-    }
 }
 
 /// It may take as long as loading these objects would.
