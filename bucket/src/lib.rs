@@ -2,7 +2,7 @@
 //!
 //! Five operations are enough for the whole data path (get, put if absent, swap, list, delete many), so two
 //! backends, S3 and a local directory, can keep exactly the same promises. What they promise is written as
-//! one test suite that runs over both (`tests/contract.rs`).
+//! one test suite that runs over both (`tests/it/contract.rs`).
 //!
 //! Each call sends one request and never repeats it: the callers know what a repetition means, an SDK does
 //! not. The only addition is a look at the key after a conditional write was refused, because a refusal

@@ -1,15 +1,6 @@
 //! The views equal the table, whatever happened to the inserts that fed them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod engine;
-
-use engine::{Engine, made_up, rows, run, values};
+use crate::engine::{Engine, made_up, rows, run, values};
 use serde_json::{Value, json};
 use spillway_model::{Day, UnixMs};
 use spillway_schema::preflight::check_server;

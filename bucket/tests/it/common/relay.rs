@@ -7,23 +7,23 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// An answer in the store's place.
-pub struct Canned {
-    pub method: &'static str,
+pub(crate) struct Canned {
+    pub(crate) method: &'static str,
     /// Part of the path and query.
-    pub target: String,
-    pub status: u16,
-    pub body: String,
+    pub(crate) target: String,
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 #[derive(Clone)]
-pub struct Relay {
-    pub port: u16,
+pub(crate) struct Relay {
+    pub(crate) port: u16,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl Relay {
     /// Passes on to `127.0.0.1:<upstream>`; 0: there is nobody, every request is answered by `canned`.
-    pub fn start(upstream: u16, canned: Vec<Canned>) -> Self {
+    pub(crate) fn start(upstream: u16, canned: Vec<Canned>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let relay = Self { port: listener.local_addr().unwrap().port(), seen: Arc::default() };
         let (seen, canned) = (Arc::clone(&relay.seen), Arc::new(canned));
@@ -36,12 +36,12 @@ impl Relay {
         relay
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// What has come since the last time, as `METHOD target`.
-    pub fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 }

@@ -1,23 +1,13 @@
 //! The program itself: a directory as bucket, real signals, exit codes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-#[path = "../../tests/src/child.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
-mod child;
-
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use child::free_port;
 use spillway_model::{ObjectKey, codec, read_row};
+
+use crate::child::free_port;
 
 const KEY: &str = "secret-key";
 

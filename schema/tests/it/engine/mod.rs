@@ -1,7 +1,6 @@
 //! Starts the embedded ClickHouse in a folder of its own.
 //!
 //! The engine is where tests/tools/install.sh puts it.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ pub(crate) struct Engine {
     _data: tempfile::TempDir,
 }
 
-const REQUIREMENTS: &str = include_str!("../../../clickhouse-front/requirements.txt");
+const REQUIREMENTS: &str = include_str!("../../../../clickhouse-front/requirements.txt");
 
 fn python() -> PathBuf {
     let version = REQUIREMENTS

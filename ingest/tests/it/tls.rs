@@ -1,21 +1,12 @@
 //! The port over TLS: who may connect, how a certificate is renewed, who can't hold up whom.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod common;
-
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Fault, Ingest, KEY, answer, frame_kind, logs, record, settings, until};
+use crate::common::{Fault, Ingest, KEY, answer, frame_kind, logs, record, settings, until};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};

@@ -1,17 +1,8 @@
 //! What the syncer learns from the server about its batches.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod engine;
-
 use std::time::Duration;
 
-use engine::{Engine, rows, run, values};
+use crate::engine::{Engine, rows, run, values};
 use serde_json::json;
 use spillway_model::{COLUMNS, Day, UnixMs};
 use spillway_schema::ledger::{

@@ -1,12 +1,5 @@
 //! The commands that look at a pipeline from outside: against a whole one, and against servers that don't answer.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},

@@ -1,12 +1,5 @@
 //! The program itself, with the embedded ClickHouse.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
 use std::{
     fs,
     io::{Read, Write},

@@ -1,15 +1,6 @@
 //! What is dropped with a pipeline, and what is not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod engine;
-
-use engine::{Engine, made_up, run, values};
+use crate::engine::{Engine, made_up, run, values};
 use serde_json::{Value, json};
 use spillway_model::settings::ClickHouseSettings;
 use spillway_schema::drop::WhyKept;

@@ -1,17 +1,8 @@
 //! What a client is told, and what is stored when it is told so.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod common;
-
 use std::io::Write as _;
 
-use common::{Ingest, KEY, OTHER_KEY, answer, logs, record, settings};
+use crate::common::{Ingest, KEY, OTHER_KEY, answer, logs, record, settings, tenant};
 use serde_json::json;
 use spillway_model::settings::{Ack, ByteSize, LimitSettings, Span};
 
@@ -216,8 +207,8 @@ async fn a_chunked_body_over_the_limit_is_refused_while_it_comes() {
 async fn a_tenant_over_its_rate_is_told_when_to_come_back() {
     let limits = LimitSettings { records_per_second: Some(10), ..LimitSettings::default() };
     let tenants = vec![
-        common::tenant("acme", KEY, &["shop"], limits),
-        common::tenant("other", OTHER_KEY, &["bank"], LimitSettings::default()),
+        tenant("acme", KEY, &["shop"], limits),
+        tenant("other", OTHER_KEY, &["bank"], LimitSettings::default()),
     ];
     let ingest = Ingest::start_with(settings(), tenants).await;
     assert_eq!(ingest.send(logs(&vec![record("shop", "api", "x"); 45])).await.0, 200);
@@ -318,8 +309,8 @@ async fn header_only(ingest: &Ingest, token: &str) -> String {
 async fn a_refusal_does_not_wait_for_the_body() {
     let limits = LimitSettings { records_per_second: Some(1), ..LimitSettings::default() };
     let tenants = vec![
-        common::tenant("acme", KEY, &["shop"], limits),
-        common::tenant("other", OTHER_KEY, &["bank"], LimitSettings::default()),
+        tenant("acme", KEY, &["shop"], limits),
+        tenant("other", OTHER_KEY, &["bank"], LimitSettings::default()),
     ];
     let mut settings = settings();
     settings.queue.max_bytes = ByteSize(1 << 20);

@@ -1,14 +1,15 @@
-//! A MinIO for all tests of a file, and clients that look at it past the code under test.
+//! A MinIO for all tests, and clients that look at it past the code under test.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-
-#[path = "../../../tests/src/child.rs"]
-pub mod child;
-#[path = "../../../tests/src/minio.rs"]
-pub mod minio;
-pub mod relay;
-#[path = "../../../tests/src/tools.rs"]
-pub mod tools;
+#[path = "../../../../tests/src/child.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
+pub(crate) mod child;
+#[path = "../../../../tests/src/minio.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
+pub(crate) mod minio;
+pub(crate) mod relay;
+#[path = "../../../../tests/src/tools.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
+mod tools;
 
 use std::sync::LazyLock;
 
@@ -17,10 +18,10 @@ use minio::{ACCESS_KEY, Minio, REGION, SECRET_KEY};
 use spillway_bucket::{Access, Bucket, Identity};
 use spillway_model::settings::{BucketSettings, Place, S3Settings};
 
-/// Never dropped: its guard ends it.
-pub static MINIO: LazyLock<Minio> = LazyLock::new(Minio::start);
+/// Each test has a bucket or a prefix of its own. Never dropped: its guard ends it.
+pub(crate) static MINIO: LazyLock<Minio> = LazyLock::new(Minio::start);
 
-pub fn root() -> Identity {
+pub(crate) fn root() -> Identity {
     Identity::Keys {
         access_key_id: ACCESS_KEY.to_owned(),
         secret_access_key: SECRET_KEY.to_owned(),
@@ -28,7 +29,7 @@ pub fn root() -> Identity {
     }
 }
 
-pub fn settings(endpoint: &str, bucket: &str, prefix: &str) -> BucketSettings {
+pub(crate) fn settings(endpoint: &str, bucket: &str, prefix: &str) -> BucketSettings {
     let s3 = S3Settings {
         endpoint: Some(endpoint.to_owned()),
         region: REGION.to_owned(),
@@ -39,11 +40,11 @@ pub fn settings(endpoint: &str, bucket: &str, prefix: &str) -> BucketSettings {
     BucketSettings { place: Place::S3(s3), prefix: prefix.to_owned() }
 }
 
-pub async fn open(endpoint: &str, bucket: &str, prefix: &str) -> Bucket {
+pub(crate) async fn open(endpoint: &str, bucket: &str, prefix: &str) -> Bucket {
     open_by(endpoint, bucket, prefix, root()).await
 }
 
-pub async fn open_by(endpoint: &str, bucket: &str, prefix: &str, identity: Identity) -> Bucket {
+pub(crate) async fn open_by(endpoint: &str, bucket: &str, prefix: &str, identity: Identity) -> Bucket {
     Bucket::open_as(&settings(endpoint, bucket, prefix), Access::new(identity)).await.unwrap()
 }
 
@@ -53,7 +54,7 @@ fn http() -> aws_sdk_s3::config::SharedHttpClient {
 }
 
 /// The SDK itself.
-pub fn s3() -> aws_sdk_s3::Client {
+pub(crate) fn s3() -> aws_sdk_s3::Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))
@@ -66,7 +67,7 @@ pub fn s3() -> aws_sdk_s3::Client {
 }
 
 /// Keys for a quarter of an hour that MinIO itself gives out, limited to `policy` (JSON).
-pub async fn session(policy: Option<&str>) -> aws_sdk_sts::types::Credentials {
+pub(crate) async fn session(policy: Option<&str>) -> aws_sdk_sts::types::Credentials {
     let config = aws_sdk_sts::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))
@@ -79,7 +80,7 @@ pub async fn session(policy: Option<&str>) -> aws_sdk_sts::types::Credentials {
     request.set_policy(policy.map(str::to_owned)).send().await.unwrap().credentials.unwrap()
 }
 
-pub async fn session_keys(policy: Option<&str>) -> Identity {
+pub(crate) async fn session_keys(policy: Option<&str>) -> Identity {
     let given = session(policy).await;
     Identity::Keys {
         access_key_id: given.access_key_id,

@@ -1,19 +1,10 @@
 //! What is said about a server that cannot be worked with, and what is concluded from its answers.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod engine;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use engine::Engine;
+use crate::engine::Engine;
 use spillway_model::UnixMs;
 use spillway_model::settings::ClickHouseSettings;
 use spillway_schema::preflight::{PreflightError, check_server};

@@ -1,15 +1,6 @@
 //! What happens to databases in all the states in which they are found.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod engine;
-
-use engine::{Engine, made_up, run, values};
+use crate::engine::{Engine, made_up, run, values};
 use serde_json::json;
 use spillway_model::settings::MessageIndex;
 use spillway_model::{COLUMNS, Day};

@@ -1,12 +1,8 @@
 //! Emptying a bucket takes what is the pipeline's and nothing else.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
-
-mod common;
-
+use crate::common::{MINIO, open, open_by, s3, session_keys};
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use bytes::Bytes;
-use common::{MINIO, open, open_by, s3, session_keys};
 use futures::future::join_all;
 use spillway_bucket::{Bucket, Emptying, PutMeta, Swap};
 use spillway_model::settings::BucketSettings;

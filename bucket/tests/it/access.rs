@@ -1,12 +1,8 @@
 //! Credentials as values, against a real store.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
-
-mod common;
-
+use crate::common::relay::{Canned, Relay};
+use crate::common::{MINIO, minio, open_by, root, session, session_keys, settings};
 use bytes::Bytes;
-use common::relay::{Canned, Relay};
-use common::{MINIO, minio, open_by, root, session, session_keys, settings};
 use spillway_bucket::{Access, Bucket, Identity, Put, PutMeta};
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/pipeline";

@@ -1,16 +1,12 @@
 //! What happens to a real bucket's settings.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
-
-mod common;
-
+use crate::common::relay::{Canned, Relay};
+use crate::common::{MINIO, open, open_by, s3, session_keys};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketLifecycleConfiguration, ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter,
 };
 use bytes::Bytes;
-use common::relay::{Canned, Relay};
-use common::{MINIO, open, open_by, s3, session_keys};
 use spillway_bucket::configure::{Encryption, NoteKind, Policy, Report, Setting, configure, preview};
 use spillway_bucket::{Bucket, DEAD_LETTER_TAG, PutMeta};
 

@@ -1,22 +1,13 @@
 //! How long connections last, and that no request is lost when they end.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::common::{Fault, Ingest, KEY, logs, record, settings, until};
 use bytes::Bytes;
-use common::{Fault, Ingest, KEY, logs, record, settings, until};
 use http::Request;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame};

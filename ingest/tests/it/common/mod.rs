@@ -1,6 +1,4 @@
 //! An ingest process inside the test, over a bucket in memory that fails as it is told.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +20,7 @@ use tokio::task::JoinHandle;
 
 /// What the bucket does with the next PUTs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Stores and answers.
     None,
     /// Surely stores nothing.
@@ -36,38 +34,38 @@ pub enum Fault {
 }
 
 #[derive(Default)]
-pub struct MemoryBucket {
-    pub objects: Mutex<BTreeMap<String, Bytes>>,
+pub(crate) struct MemoryBucket {
+    pub(crate) objects: Mutex<BTreeMap<String, Bytes>>,
     faults: Mutex<Vec<Fault>>,
     always: Mutex<Option<Fault>>,
     /// Keys that begin so are denied.
     denied: Mutex<Vec<String>>,
-    pub attempts: Mutex<Vec<String>>,
-    pub delay_ms: AtomicU64,
+    pub(crate) attempts: Mutex<Vec<String>>,
+    pub(crate) delay_ms: AtomicU64,
 }
 
 impl MemoryBucket {
     /// From now on, until `works`.
-    pub fn fails(&self, fault: Fault) {
+    pub(crate) fn fails(&self, fault: Fault) {
         *self.always.lock() = Some(fault);
     }
 
-    pub fn works(&self) {
+    pub(crate) fn works(&self) {
         *self.always.lock() = None;
     }
 
     /// From now on keys that begin with one of these are denied, and no others.
-    pub fn denies(&self, prefixes: &[&str]) {
+    pub(crate) fn denies(&self, prefixes: &[&str]) {
         *self.denied.lock() = prefixes.iter().map(|&p| p.to_owned()).collect();
     }
 
     /// The next PUTs, one fault each.
-    pub fn next(&self, faults: &[Fault]) {
+    pub(crate) fn next(&self, faults: &[Fault]) {
         *self.faults.lock() = faults.iter().rev().copied().collect();
     }
 
     /// All rows, as (project, service, message, id), by decoding every object.
-    pub fn rows(&self) -> Vec<(String, String, String, String)> {
+    pub(crate) fn rows(&self) -> Vec<(String, String, String, String)> {
         let mut rows = Vec::new();
         for (key, body) in self.objects.lock().iter() {
             let key = ObjectKey::parse(key).unwrap();
@@ -91,13 +89,13 @@ impl MemoryBucket {
         rows
     }
 
-    pub fn messages(&self) -> Vec<String> {
+    pub(crate) fn messages(&self) -> Vec<String> {
         let mut messages: Vec<_> = self.rows().into_iter().map(|row| row.2).collect();
         messages.sort();
         messages
     }
 
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         self.objects.lock().keys().cloned().collect()
     }
 
@@ -166,10 +164,10 @@ impl Store for MemoryBucket {
     }
 }
 
-pub const KEY: &str = "key-of-acme";
-pub const OTHER_KEY: &str = "key-of-other";
+pub(crate) const KEY: &str = "key-of-acme";
+pub(crate) const OTHER_KEY: &str = "key-of-other";
 
-pub fn tenant(name: &str, key: &str, projects: &[&str], limits: LimitSettings) -> TenantSettings {
+pub(crate) fn tenant(name: &str, key: &str, projects: &[&str], limits: LimitSettings) -> TenantSettings {
     TenantSettings {
         name: TenantName::parse(name).unwrap(),
         keys: vec![key_digest(key)],
@@ -179,17 +177,17 @@ pub fn tenant(name: &str, key: &str, projects: &[&str], limits: LimitSettings) -
     }
 }
 
-pub struct Ingest {
-    pub url: String,
-    pub admin: String,
-    pub bucket: Arc<MemoryBucket>,
-    pub shutdown: Shutdown,
-    pub client: reqwest::Client,
+pub(crate) struct Ingest {
+    pub(crate) url: String,
+    pub(crate) admin: String,
+    pub(crate) bucket: Arc<MemoryBucket>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) client: reqwest::Client,
     process: JoinHandle<DrainReport>,
 }
 
 /// The defaults, with a flush that tests need not wait for.
-pub fn settings() -> IngestSettings {
+pub(crate) fn settings() -> IngestSettings {
     let mut settings = IngestSettings::new(BucketSettings::directory("unused"));
     settings.flush.max_age = Span::ms(30);
     settings.drain.readiness_delay = Span::ms(0);
@@ -197,7 +195,7 @@ pub fn settings() -> IngestSettings {
 }
 
 impl Ingest {
-    pub async fn start(settings: IngestSettings) -> Self {
+    pub(crate) async fn start(settings: IngestSettings) -> Self {
         let tenants = vec![
             tenant("acme", KEY, &["shop", "blog"], LimitSettings::default()),
             tenant("other", OTHER_KEY, &["bank"], LimitSettings::default()),
@@ -205,11 +203,11 @@ impl Ingest {
         Self::start_with(settings, tenants).await
     }
 
-    pub async fn start_with(settings: IngestSettings, tenants: Vec<TenantSettings>) -> Self {
+    pub(crate) async fn start_with(settings: IngestSettings, tenants: Vec<TenantSettings>) -> Self {
         Self::start_from(settings, TenantsSource::Fixed(TenantsFile { version: 1, tenants })).await
     }
 
-    pub async fn start_from(settings: IngestSettings, tenants: TenantsSource) -> Self {
+    pub(crate) async fn start_from(settings: IngestSettings, tenants: TenantsSource) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -227,7 +225,7 @@ impl Ingest {
         Self { url, admin: admin_url, bucket, shutdown, client: reqwest::Client::new(), process }
     }
 
-    pub fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+    pub(crate) fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         self.client
             .post(format!("{}/v1/drain", self.url))
             .header("authorization", format!("Bearer {KEY}"))
@@ -235,49 +233,53 @@ impl Ingest {
             .body(body)
     }
 
-    pub async fn send(&self, body: impl Into<reqwest::Body>) -> (u16, serde_json::Value) {
+    pub(crate) async fn send(&self, body: impl Into<reqwest::Body>) -> (u16, serde_json::Value) {
         answer(self.post(body)).await
     }
 
     /// As the tenant of another key.
-    pub async fn send_as(&self, key: &str, body: impl Into<reqwest::Body>) -> (u16, serde_json::Value) {
+    pub(crate) async fn send_as(
+        &self,
+        key: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> (u16, serde_json::Value) {
         let request = self.client.post(format!("{}/v1/drain", self.url));
         answer(request.header("authorization", key).body(body)).await
     }
 
-    pub async fn get(&self, url: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, url: &str) -> (u16, String) {
         let response = self.client.get(url).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    pub async fn metrics(&self) -> Metrics {
+    pub(crate) async fn metrics(&self) -> Metrics {
         let (status, text) = self.get(&format!("{}/metrics", self.admin)).await;
         assert_eq!(status, 200);
         Metrics(text)
     }
 
     /// Drains and says how it ended.
-    pub async fn stop(self) -> DrainReport {
+    pub(crate) async fn stop(self) -> DrainReport {
         self.shutdown.drain.cancel();
         self.process.await.unwrap()
     }
 
-    pub async fn ended(self) -> DrainReport {
+    pub(crate) async fn ended(self) -> DrainReport {
         self.process.await.unwrap()
     }
 }
 
-pub struct Metrics(pub String);
+pub(crate) struct Metrics(pub String);
 
 impl Metrics {
     /// The sum over all labels.
-    pub fn sum(&self, name: &str) -> f64 {
+    pub(crate) fn sum(&self, name: &str) -> f64 {
         let line =
             |l: &&str| l.starts_with(name) && matches!(l.as_bytes().get(name.len()), Some(b'{' | b' '));
         self.0.lines().filter(line).map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    pub fn identity(&self) -> (f64, f64) {
+    pub(crate) fn identity(&self) -> (f64, f64) {
         let received = self.sum("spillway_ingest_received_records_total");
         let places = [
             "spillway_ingest_rejected_records_total",
@@ -290,24 +292,24 @@ impl Metrics {
     }
 }
 
-pub async fn answer(request: reqwest::RequestBuilder) -> (u16, serde_json::Value) {
+pub(crate) async fn answer(request: reqwest::RequestBuilder) -> (u16, serde_json::Value) {
     let response = request.send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
 }
 
-pub fn record(project: &str, service: &str, message: &str) -> serde_json::Value {
+pub(crate) fn record(project: &str, service: &str, message: &str) -> serde_json::Value {
     let now = spillway_model::UnixNanos::now().to_string();
     serde_json::json!({
         "project_id": project, "timestamp": now, "level": "info", "service": service, "message": message,
     })
 }
 
-pub fn logs(records: &[serde_json::Value]) -> String {
+pub(crate) fn logs(records: &[serde_json::Value]) -> String {
     serde_json::json!({ "logs": records }).to_string()
 }
 
 /// Waits until it holds, at most ten seconds.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..1000 {
         if holds().await {
             return;
@@ -318,7 +320,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// The type of the next HTTP/2 frame; 7 is GOAWAY.
-pub async fn frame_kind(peer: &mut (impl AsyncRead + Unpin)) -> u8 {
+pub(crate) async fn frame_kind(peer: &mut (impl AsyncRead + Unpin)) -> u8 {
     let frame = async {
         let mut header = [0; 9];
         peer.read_exact(&mut header).await.unwrap();

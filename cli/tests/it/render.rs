@@ -1,7 +1,5 @@
 //! `spillway render` as a user runs it.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails may say so by panicking")]
-
 use std::process::{Command, Output};
 
 use serde_json::Value;

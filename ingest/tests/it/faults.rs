@@ -1,20 +1,13 @@
 //! What becomes of records when the bucket fails, the buffers fill up or the process is told to stop.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Fault, Ingest, KEY, OTHER_KEY, answer, frame_kind, logs, record, settings, tenant, until};
+use crate::common::{
+    Fault, Ingest, KEY, OTHER_KEY, answer, frame_kind, logs, record, settings, tenant, until,
+};
 use serde_json::json;
 use spillway_ingest::TenantsSource;
 use spillway_model::settings::{ByteSize, LimitSettings, Objects, Span, TenantsFile};

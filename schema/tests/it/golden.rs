@@ -1,12 +1,5 @@
 //! The statements as they reach a server, kept as files so that a change of the schema shows in its diff.
-//! `UPDATE_GOLDEN=1 cargo test -p spillway-schema --test golden` writes them anew.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
+//! `UPDATE_GOLDEN=1 cargo test -p spillway-schema --test it golden` writes them anew.
 
 use std::path::Path;
 

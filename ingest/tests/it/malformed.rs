@@ -1,15 +1,6 @@
 //! Whatever is sent, it is answered with something below 500, and only good rows are stored.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that fails may say so by panicking"
-)]
-
-mod common;
-
-use common::{Ingest, KEY, settings};
+use crate::common::{Ingest, KEY, settings};
 use proptest::prelude::*;
 
 fn record() -> impl Strategy<Value = String> {

@@ -1,36 +1,22 @@
 //! What a bucket promises, claimed once and tried on both backends: a directory and a real MinIO.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
-
-#[path = "../../tests/src/child.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
-mod child;
-#[path = "../../tests/src/minio.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
-mod minio;
-#[path = "../../tests/src/tools.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the system tests")]
-mod tools;
-
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use minio::Minio;
 use spillway_bucket::preflight::{Check, Level, preflight};
 use spillway_bucket::{Bucket, BucketError, Put, PutMeta, Swap};
 use spillway_model::settings::{BucketSettings, Place, S3Settings};
 use spillway_model::time::UnixMs;
 
-/// One server for all tests; each has a prefix of its own. Never dropped: its guard ends it.
-static MINIO: LazyLock<Minio> = LazyLock::new(Minio::start);
+use crate::common::{MINIO, child, minio};
 
-/// Each promise becomes two tests, `directory::<promise>` and `minio::<promise>`.
+/// Each promise becomes two tests, `directory::<promise>` and `s3::<promise>`.
 macro_rules! promises {
     ($($promise:ident),* $(,)?) => {
         mod directory {
@@ -44,7 +30,7 @@ macro_rules! promises {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
                 let prefix = concat!(stringify!($promise), "/pre fix/");
-                super::$promise(super::minio_bucket(&super::MINIO.endpoint(), prefix).await).await;
+                super::$promise(super::minio_bucket(&crate::common::MINIO.endpoint(), prefix).await).await;
             })*
         }
     };
