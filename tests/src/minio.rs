@@ -125,15 +125,26 @@ impl Drop for Minio {
 }
 
 fn answers(port: u16) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        // A GET of the bucket without a signature is refused, by a server whose storage is ready. The health
-        // endpoint is ready earlier.
-        write!(stream, "GET /{BUCKET}/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.contains("AccessDenied"))
-    };
-    ask().unwrap_or(false)
+    // A GET of the bucket without a signature is refused, by a server whose storage is ready. The health endpoint is
+    // ready earlier, and what gives out temporary keys later: asked with a token that nobody issued, it says until then
+    // that it is not initialized.
+    let listing = format!("GET /{BUCKET}/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let form = "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&WebIdentityToken=none";
+    let keys = format!(
+        "POST / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+         content-length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    ask(port, &listing).is_ok_and(|answer| answer.contains("AccessDenied"))
+        && ask(port, &keys)
+            .is_ok_and(|answer| answer.contains("<ErrorResponse") && !answer.contains("NotInitialized"))
+}
+
+fn ask(port: u16, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
