@@ -14,11 +14,12 @@ SHELL := /bin/bash
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Of the whole workspace, so that `make test` has the same crates with the same features.
 run: ## Run the quickstart: send some logs, show them in ClickHouse, go on until Ctrl-C (ARGS=--once: don't go on)
-	cargo build -p spillway-cli
+	cargo build --workspace --bin spillway
 	@exec target/debug/spillway up -f examples/quickstart.yaml --demo $(ARGS)
 
-test: tools pytest test-chart bins ## Run every test; those on a cluster as root on Linux, else they are counted as skipped
+test: room tools pytest test-chart bins ## Run every test; those on a cluster as root on Linux, else they are counted as skipped
 	@mkdir -p target
 	cargo test --workspace --exclude spillway-e2e 2>&1 | tee target/test.log
 	@$(MAKE) --no-print-directory e2e-if-possible 2>&1 | tee -a target/test.log
@@ -58,6 +59,10 @@ lint: ## Formatting and clippy, warnings are errors
 
 tools: ## Fetch and build what the tests start: MinIO, chdb-core, Kubernetes, helm (the first time 10 minutes and more)
 	tests/tools/install.sh
+
+.PHONY: room
+room:
+	@tests/tools/room.sh
 
 # System tests start the programs as they are installed.
 bins:

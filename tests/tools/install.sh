@@ -12,6 +12,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/spillway
 
+# What the Go compiler makes of Kubernetes takes gigabytes, and nobody asks for it again once the tools are there.
+objects=$cache/tools/go-build
+
 say() { echo "tools: $*"; }
 fail() { echo "tools: $*" >&2; exit 1; }
 
@@ -33,7 +36,7 @@ go_tool() {
     command -v go >/dev/null || fail "building $name needs the go command: install Go 1.25 or later"
     say "building $name $version (about $time on two cores, once)"
     # A name of its own until it is whole: a half-written file must never look installed.
-    (cd "$here/$folder" && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags "-s -w $flags" \
+    (cd "$here/$folder" && GOCACHE=$objects CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags "-s -w $flags" \
         -o "$target.$$" "$package")
     mv "$target.$$" "$target"
     say "$name $version built: $target"
@@ -154,3 +157,4 @@ for tool in ${*:-minio chdb strace kubernetes helm kind cluster}; do
         *) fail "unknown tool '$tool': minio, chdb, strace, kubernetes, helm, kind or cluster" ;;
     esac
 done
+rm -rf "$objects"
