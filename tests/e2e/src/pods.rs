@@ -26,6 +26,15 @@ pub fn container_id(pod: &Pod) -> String {
     id.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
+/// What the container with this id ended with, as long as kubelet tells it.
+#[must_use]
+pub fn exit_code(status: &ContainerStatus, id: &str) -> Option<i32> {
+    let states = [&status.state, &status.last_state].into_iter().flatten();
+    let mut ends = states.filter_map(|state| state.terminated.as_ref());
+    ends.find(|end| end.container_id.as_deref().is_some_and(|full| full.ends_with(id)))
+        .map(|end| end.exit_code)
+}
+
 /// How often the container was started again.
 #[must_use]
 pub fn restarts(pod: &Pod) -> i32 {
